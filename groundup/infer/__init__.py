@@ -1,0 +1,1 @@
+"""Inference: the cache, the sampler, generation."""

@@ -1,0 +1,129 @@
+"""Attention for the hardware at hand: one function, three backends, chosen in one place.
+
+``reference`` is ``model.functional.attention_reference`` and the oracle. ``blocked`` is ours, for the CPU: the queries go block by
+block, each block sees only the keys it may see (half the work of a square, less with a window), and the probabilities are kept for a
+backward of plain matrix products. ``sdpa`` is PyTorch's own, a vendor's kernel, for GPUs.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+BLOCK = 64  # queries a block: 64 beat 128 and 256 on a two-core AVX2 machine at T = 256, E = 64 (docs/lab.md)
+
+
+def choose_backend(device: torch.device) -> tuple[str, str]:
+    """The attention backend for a device, and the reason, for the start-up line."""
+    if device.type == "cuda":
+        return "sdpa", "PyTorch's fused attention (vendor kernel)"
+    return "blocked", "own blocked attention, skips what the mask hides"
+
+
+class _Blocked(torch.autograd.Function):
+    """Exact attention by blocks of queries. Layout inside: [B, K, G * t, E] against [B, K, s, E], one matrix product per block.
+
+    Backward, with P the probabilities and O = P V: dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dP * P)), dQ = dS K, dK = dS^T Q.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, documents, window, scale):
+        batch, t, heads, dim = q.shape
+        kv = k.shape[2]
+        groups = heads // kv
+        # [B, T, H, E] -> [B, K, G, T, E]: blocks of T stay views
+        q5 = q.reshape(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4).contiguous().mul_(scale)
+        k4, v4 = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
+        out = torch.empty(batch, t, heads, dim, dtype=q.dtype, device=q.device)
+        out5 = out.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
+        probabilities = []
+        for start in range(0, t, BLOCK):
+            stop = min(start + BLOCK, t)
+            low = 0 if window is None else max(0, start - window + 1)
+            qb = q5[:, :, :, start:stop].reshape(batch * kv, groups * (stop - start), dim)
+            kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
+            scores = torch.bmm(qb, kb.transpose(1, 2)).view(batch, kv, groups, stop - start, stop - low)
+            scores += _block_bias(start, stop, low, window, documents, scores)
+            p = torch.softmax(scores, dim=-1).view(batch * kv, groups * (stop - start), stop - low)
+            out5[:, :, :, start:stop] = torch.bmm(p, vb).view(batch, kv, groups, stop - start, dim)
+            probabilities.append(p)
+        ctx.save_for_backward(q5, k4, v4, *probabilities)
+        ctx.window, ctx.scale = window, scale
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        q5, k4, v4, *probabilities = ctx.saved_tensors
+        batch, kv, groups, t, dim = q5.shape
+        g5 = grad.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
+        dq = torch.empty(batch, t, kv * groups, dim, dtype=grad.dtype, device=grad.device)
+        dq5 = dq.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
+        dk, dv = torch.zeros_like(k4), torch.zeros_like(v4)
+        for block, start in enumerate(range(0, t, BLOCK)):
+            stop = min(start + BLOCK, t)
+            low = 0 if ctx.window is None else max(0, start - ctx.window + 1)
+            rows = groups * (stop - start)
+            gb = g5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
+            qb = q5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
+            kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
+            p = probabilities[block]
+            dv[:, :, low:stop] += torch.bmm(p.transpose(1, 2), gb).view(batch, kv, stop - low, dim)
+            dp = torch.bmm(gb, vb.transpose(1, 2))
+            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
+            dq5[:, :, :, start:stop] = torch.bmm(ds, kb).view(batch, kv, groups, stop - start, dim)
+            dk[:, :, low:stop] += torch.bmm(ds.transpose(1, 2), qb).view(batch, kv, stop - low, dim)
+        return dq.mul_(ctx.scale), dk.transpose(1, 2), dv.transpose(1, 2), None, None, None
+
+
+def _block_bias(start: int, stop: int, low: int, window: int | None, documents: Tensor | None, like: Tensor) -> Tensor:
+    """0 where block queries [start, stop) may see keys [low, stop), -inf elsewhere; [1 or B, 1, 1, t, s]."""
+    queries = torch.arange(start, stop, device=like.device)[:, None]
+    keys = torch.arange(low, stop, device=like.device)[None, :]
+    hidden = keys > queries
+    if window is not None:
+        hidden = hidden | (queries - keys >= window)
+    hidden = hidden[None]
+    if documents is not None:
+        hidden = hidden | (documents[:, start:stop, None] != documents[:, None, low:stop])
+    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))[:, None, None]
+
+
+def blocked_attention(
+    q: Float[Tensor, "b t h e"],
+    k: Float[Tensor, "b t k e"],
+    v: Float[Tensor, "b t k e"],
+    documents: Int[Tensor, "b t"] | None = None,
+    window: int | None = None,
+) -> Float[Tensor, "b t h e"]:
+    """``attention_reference`` for training lengths (t = s), exact, in blocks of queries."""
+    return _Blocked.apply(q, k, v, documents, window, 1 / math.sqrt(q.shape[-1]))
+
+
+def sdpa_attention(
+    q: Float[Tensor, "b t h e"],
+    k: Float[Tensor, "b t k e"],
+    v: Float[Tensor, "b t k e"],
+    documents: Int[Tensor, "b t"] | None = None,
+    window: int | None = None,
+) -> Float[Tensor, "b t h e"]:
+    """The same through PyTorch's scaled_dot_product_attention: a vendor's kernel, causal when nothing else is masked."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    t = q.shape[1]
+    mask = None
+    if documents is not None or (window is not None and window < t):
+        i = torch.arange(t, device=q.device)
+        mask = (i[None, :] <= i[:, None])[None]
+        if window is not None:
+            mask = mask & (i[:, None] - i[None, :] < window)
+        if documents is not None:
+            mask = mask & (documents[:, :, None] == documents[:, None, :])
+        mask = mask[:, None]
+    out = scaled_dot_product_attention(
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[2] != k.shape[2]
+    )
+    return out.transpose(1, 2)
+
+
+BACKENDS = {"blocked": blocked_attention, "sdpa": sdpa_attention}

@@ -1,0 +1,102 @@
+"""The head and its loss in one pass: logits exist only for one chunk of rows at a time, and their gradients are taken at once.
+
+Holding all logits costs N * V numbers three times over (logits, probabilities, gradient); here a chunk that fits the cache is
+computed, turned into its own gradient in place, and multiplied into d_hidden and d_weight before the next chunk begins.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # logits alive at a time: the CPU's share of cache, the GPU's of memory
+
+
+def chunk_rows(vocab_size: int, device_type: str) -> int:
+    """Rows of logits computed at a time: what fits CHUNK_BYTES in fp32, at least 32."""
+    return max(32, CHUNK_BYTES.get(device_type, 4 << 20) // (4 * vocab_size))
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, gate_logits, expert_log_p, scale, cap):
+        needs = any(ctx.needs_input_grad)
+        w = weight.to(hidden.dtype)
+        nll = torch.empty(2, hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        d_hidden = torch.empty_like(hidden) if needs else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs else None
+        d_bias = torch.zeros_like(bias) if needs and bias is not None else None
+        d_gate = torch.empty_like(gate_logits) if needs and gate_logits is not None else None
+        rows = chunk_rows(weight.shape[0], hidden.device.type)
+        for start in range(0, hidden.shape[0], rows):
+            part = slice(start, start + rows)
+            x, y = hidden[part], targets[part, None]
+            valid = (y >= 0).float()
+            index = y.clamp(min=0)
+            logits = (x @ w.T).float()
+            if bias is not None:
+                logits += bias
+            capped = None
+            if cap is not None:
+                capped = torch.tanh_(logits.div_(cap))
+                logits = capped * cap
+            picked = logits.gather(1, index)
+            peak = logits.amax(1, keepdim=True)
+            exps = logits.sub_(peak).exp_()
+            total = exps.sum(1, keepdim=True)
+            log_p = picked - peak - total.log()
+            nll[0, part] = -(log_p * valid)[:, 0]
+            share = scale * valid
+            if gate_logits is None:
+                nll[1, part] = nll[0, part]
+            else:
+                gates = torch.log_softmax(gate_logits[part].float(), dim=1)
+                joint = gates + torch.cat((log_p, expert_log_p[part].float()), dim=1)
+                mixed = torch.logsumexp(joint, dim=1, keepdim=True)
+                nll[1, part] = -(mixed * valid)[:, 0]
+                blame = torch.exp(joint - mixed)  # the share of the target's probability that each expert gave
+                if needs:
+                    d_gate[part] = share * (gates.exp() - blame)
+                share = share * blame[:, :1]
+            if not needs:
+                continue
+            # d loss / d logits = share * (softmax - onehot), in place of the exponentials
+            grad = exps.mul_(share / total)
+            grad.scatter_add_(1, index, -share)
+            if capped is not None:
+                grad *= 1 - capped.square_()
+            if d_bias is not None:
+                d_bias += grad.sum(0)
+            g = grad.to(hidden.dtype)
+            torch.mm(g, w, out=d_hidden[part])
+            if g.dtype == torch.float32:
+                d_weight.addmm_(g.T, x)
+            else:
+                d_weight += (g.T @ x).float()
+        ctx.save_for_backward(d_hidden, d_weight, d_bias, d_gate)
+        ctx.mark_non_differentiable(nll)
+        return nll[1].sum() * scale, nll
+
+    @staticmethod
+    def backward(ctx, grad, _):
+        d_hidden, d_weight, d_bias, d_gate = (None if d is None else d * grad.to(d.dtype) for d in ctx.saved_tensors)
+        return d_hidden, d_weight, d_bias, None, d_gate, None, None, None
+
+
+def head_loss(
+    hidden: Float[Tensor, "n d"],
+    weight: Float[Tensor, "v d"],
+    targets: Int[Tensor, " n"],
+    *,
+    bias: Float[Tensor, " v"] | None = None,
+    gate_logits: Float[Tensor, "n k1"] | None = None,
+    expert_log_p: Float[Tensor, "n k"] | None = None,
+    scale: float = 1.0,
+    logit_softcap: float | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "2 n"]]:
+    """scale * sum of nats of the targets (-1 costs nothing), and the nats of each target: row 0 the network alone, row 1 the mixture.
+
+    With experts, p(y) = g_0 softmax(hidden weight^T)_y + sum_k g_k p_k(y), g = softmax(gate_logits); else both rows are the network's.
+    The gradient of log p(y) reaches the network scaled by its posterior g_0 p_net(y) / p(y): the network learns what the experts do not
+    know. Oracle: ``model.functional.mixture_nll_reference``.
+    """
+    return _HeadLoss.apply(hidden, weight, bias, targets, gate_logits, expert_log_p, scale, logit_softcap)
