@@ -1,0 +1,331 @@
+"""Parameters and FLOPs of a decoder, exactly, from its ModelConfig alone: one tree whose sums are every other number.
+
+Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products count, so norms, activations, rotations, softmax and the
+loss are 0, and so is an embedding lookup. Backward is twice forward (one product for the input's gradient, one for the weight's), once
+where the input needs no gradient. Attention counts the query-key pairs that the mask lets through: *model* FLOPs. The pairs that a
+kernel computes and then masks are in the *executed* FLOPs and nowhere else.
+
+Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple
+
+from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, check
+from groundup.errors import UsageError
+
+PRIOR_GATE_HIDDEN = 32
+"""Hidden units of the prior's gate over the features of the counts; the decoder's own default."""
+
+Kind = Literal["matrix", "table", "head", "gate", "vector"]
+
+
+class Weight(NamedTuple):
+    """One parameter tensor, named as in the decoder's ``named_parameters()``."""
+
+    name: str
+    """Dotted name, such as ``layers.0.mixer.query.weight``."""
+    shape: tuple[int, ...]
+    """Its dims; a matrix is [out, in]."""
+    kind: Kind
+    """matrix: in a layer's products. table: rows are looked up. head: makes logits. gate: value gates, the prior's. vector: gain, bias."""
+
+    @property
+    def numbers(self) -> int:
+        """Elements of the tensor."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of the model with what is its own, and its parts; every property is the sum over both, for one sequence."""
+
+    name: str
+    """Dotted path from the root, such as ``layers.0.mixer.scores``."""
+    weights: tuple[Weight, ...] = ()
+    """Its own parameter tensors."""
+    own_forward_flops: int = 0
+    """Model FLOPs of its own products."""
+    own_executed_flops: int | None = None
+    """FLOPs its own products really take, forward; None where that is the same number."""
+    backward_factor: int = 2
+    """Backward products for each forward one."""
+    parts: tuple[Component, ...] = ()
+    """What it is made of."""
+
+    def walk(self, depth: int = 0) -> Iterator[tuple[int, Component]]:
+        """This component and all below it, parents first, each with its depth."""
+        yield depth, self
+        for part in self.parts:
+            yield from part.walk(depth + 1)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Numbers in its parameter tensors; a tied head has none of its own."""
+        return sum(w.numbers for w in self.weights) + sum(p.parameters for p in self.parts)
+
+    @cached_property
+    def forward_flops(self) -> int:
+        """Model FLOPs of one forward pass."""
+        return self.own_forward_flops + sum(p.forward_flops for p in self.parts)
+
+    @cached_property
+    def backward_flops(self) -> int:
+        """Model FLOPs of one backward pass."""
+        return self.backward_factor * self.own_forward_flops + sum(p.backward_flops for p in self.parts)
+
+    @property
+    def training_flops(self) -> int:
+        """Model FLOPs of forward and backward."""
+        return self.forward_flops + self.backward_flops
+
+    @cached_property
+    def executed_forward_flops(self) -> int:
+        """FLOPs of the products that one forward pass executes, masked pairs included."""
+        own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
+        return own + sum(p.executed_forward_flops for p in self.parts)
+
+    @cached_property
+    def executed_training_flops(self) -> int:
+        """FLOPs of the products that forward and backward execute, masked pairs included."""
+        own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
+        return own * (1 + self.backward_factor) + sum(p.executed_training_flops for p in self.parts)
+
+
+class Row(NamedTuple):
+    """One line of a cost table: what all components of the same role take together."""
+
+    name: str
+    """The role: a dotted path without layer numbers."""
+    parameters: int
+    """Numbers in parameter tensors."""
+    training_flops: int
+    """Model FLOPs of forward and backward, for one sequence."""
+    share: float
+    """Part of the model's training FLOPs, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model costs on sequences of one length; every number is a sum or a ratio over ``tree``."""
+
+    tree: Component
+    """The model, for one sequence."""
+    seq_len: int
+    """T, tokens in that sequence."""
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, a tied head once."""
+        return self.tree.parameters
+
+    @cached_property
+    def parameters_non_embedding(self) -> int:
+        """Parameters without lookup tables and without the head's matrix (the N of Kaplan et al. 2020)."""
+        return sum(w.numbers for w in self.weights if w.kind not in ("table", "head"))
+
+    @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """Every parameter tensor, in the order of the tree."""
+        return tuple(w for _, component in self.tree.walk() for w in component.weights)
+
+    @property
+    def flops_per_token_forward(self) -> float:
+        """Model FLOPs of a forward pass over a token, averaged over the sequence."""
+        return self.tree.forward_flops / self.seq_len
+
+    @property
+    def flops_per_token_training(self) -> float:
+        """Model FLOPs of forward and backward over a token, averaged over the sequence."""
+        return self.tree.training_flops / self.seq_len
+
+    @property
+    def executed_flops_per_token_training(self) -> float:
+        """Executed FLOPs (masked pairs included) of forward and backward over a token."""
+        return self.tree.executed_training_flops / self.seq_len
+
+    def flops_training(self, tokens: int) -> int:
+        """Model FLOPs of training on this many tokens; exact for whole sequences, rounded down otherwise."""
+        return tokens * self.tree.training_flops // self.seq_len
+
+    def tokens_for(self, flops: float) -> int:
+        """Tokens that this many model FLOPs train on, rounded down."""
+        return int(flops // self.flops_per_token_training)
+
+    def mfu(self, tokens_per_s: float, peak_flops: float) -> float:
+        """Model FLOPs utilization (Chowdhery et al. 2022, but with exact pairs): useful FLOP/s over the dense peak."""
+        return self.flops_per_token_training * tokens_per_s / peak_flops
+
+    def hfu(self, tokens_per_s: float, peak_flops: float) -> float:
+        """Hardware FLOPs utilization: executed FLOP/s over the dense peak; masked pairs count as work."""
+        return self.executed_flops_per_token_training * tokens_per_s / peak_flops
+
+    def rows(self) -> list[Row]:
+        """One row a role (all layers' queries together, ...), in the order of the tree; the rows sum to the model."""
+        totals: dict[str, list[int]] = {}
+        for _, component in self.tree.walk():
+            if component.parts:
+                continue
+            role = ".".join(part for part in component.name.split(".") if not part.isdigit())
+            total = totals.setdefault(role, [0, 0])
+            total[0] += component.parameters
+            total[1] += component.training_flops
+        return [Row(name, n, flops, flops / self.tree.training_flops) for name, (n, flops) in totals.items()]
+
+
+def cost(
+    config: ModelConfig,
+    *,
+    seq_len: int,
+    document_lengths: Sequence[int] | None = None,
+    attention_block: int | None = None,
+    prior_shape: tuple[int, int] | None = None,
+) -> Cost:
+    """Counts a model on sequences of ``seq_len`` tokens.
+
+    ``document_lengths`` are the lengths of the documents packed into the sequence (their sum is seq_len; a document cut by the sequence
+    counts with what is inside); attention never crosses them. Without them the sequence is one document.
+    ``attention_block`` describes the attention that runs, for executed FLOPs only: None computes all T x T scores, n takes queries n at a
+    time against the keys from the first query's window to the last query, whatever the documents.
+    ``prior_shape`` is (experts, features) of the counts, as the decoder takes it; with it a config that has a prior gets its gate.
+
+    Raises UsageError for a length that makes no sense.
+    """
+    check(config)
+    _check_lengths(config, seq_len, document_lengths, attention_block)
+    t, d = seq_len, config.d_model
+    pairs = _Pairs(seq_len, tuple(document_lengths or (seq_len,)), attention_block)
+    parts = [Component("embedding", (Weight("embedding.weight", (config.vocab_size, d), "table"),))]
+    if config.hash_embedding is not None:
+        parts.append(Component("hash_embedding", (Weight("hash_embedding.weight", (config.hash_embedding.n_rows, d), "table"),)))
+    if config.embedding_norm is not None:
+        parts.append(_norm("embedding_norm", config.embedding_norm, d))
+    if config.layers:
+        layers = (_layer(f"layers.{i}", layer, config, t, pairs) for i, layer in enumerate(config.layers))
+        parts.append(Component("layers", parts=tuple(layers)))
+    if config.final_norm is not None:
+        parts.append(_norm("final_norm", config.final_norm, d))
+    head = () if config.tied else (Weight("head.weight", (config.vocab_size, d), "head"),)
+    bias = (Weight("head_bias", (config.vocab_size,), "vector"),) if config.head_bias else ()
+    parts.append(Component("head", head + bias, 2 * t * d * config.vocab_size))
+    if config.prior is not None and prior_shape is not None:
+        parts.append(prior_gate(d, *prior_shape, tokens=t))
+    parts.append(Component("loss"))
+    return Cost(Component("model", parts=tuple(parts)), seq_len)
+
+
+def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_hidden: int = PRIOR_GATE_HIDDEN) -> Component:
+    """The gate that mixes n_experts count models with the network: W_h hidden + b + W_o tanh(W_f features + b_f), n_experts + 1 logits.
+
+    The features need no gradient, so their product has one backward product and not two.
+    """
+    outs = n_experts + 1
+    hidden = (Weight("gate.hidden.weight", (outs, d_model), "gate"), Weight("gate.hidden.bias", (outs,), "gate"))
+    features = (Weight("gate.features.weight", (n_hidden, n_features), "gate"), Weight("gate.features.bias", (n_hidden,), "gate"))
+    mix = (Weight("gate.mix.weight", (outs, n_hidden), "gate"),)
+    return Component(
+        "gate",
+        parts=(
+            Component("gate.hidden", hidden, 2 * tokens * d_model * outs),
+            Component("gate.features", features, 2 * tokens * n_features * n_hidden, backward_factor=1),
+            Component("gate.mix", mix, 2 * tokens * n_hidden * outs),
+        ),
+    )
+
+
+def prior_gate_parameters(d_model: int, n_experts: int, n_features: int, n_hidden: int = PRIOR_GATE_HIDDEN) -> int:
+    """Parameters of ``prior_gate``."""
+    return prior_gate(d_model, n_experts, n_features, tokens=0, n_hidden=n_hidden).parameters
+
+
+def causal_pairs(length: int, window: int | None = None) -> int:
+    """Query-key pairs of one document under a causal mask: w(w+1)/2 + (T-w)w with w = min(T, window), so T(T+1)/2 without a window."""
+    w = length if window is None else min(length, window)
+    return w * (w + 1) // 2 + (length - w) * w
+
+
+@lru_cache(maxsize=1024)
+def executed_pairs(seq_len: int, window: int | None, block: int | None) -> int:
+    """Query-key pairs that an attention computes: T^2 without a block.
+
+    With one, queries [i, i + block) meet the keys from max(0, i - window + 1) to the last of these queries.
+    """
+    if block is None:
+        return seq_len * seq_len
+    pairs = 0
+    for start in range(0, seq_len, block):
+        stop = min(start + block, seq_len)
+        pairs += (stop - start) * (stop - (0 if window is None else max(0, start - window + 1)))
+    return pairs
+
+
+class _Pairs(NamedTuple):
+    seq_len: int
+    documents: tuple[int, ...]
+    block: int | None
+
+    def model(self, window: int | None) -> int:
+        return sum(causal_pairs(length, window) for length in self.documents)
+
+    def executed(self, window: int | None) -> int:
+        return executed_pairs(self.seq_len, window, self.block)
+
+
+def _check_lengths(config: ModelConfig, seq_len: int, documents: Sequence[int] | None, block: int | None) -> None:
+    if seq_len < 1:
+        raise UsageError(f"seq_len must be at least 1, not {seq_len}")
+    if seq_len > config.context_length:
+        raise UsageError(f"seq_len {seq_len} is longer than the model's context_length {config.context_length}; shorten it or raise that")
+    if block is not None and block < 1:
+        raise UsageError(f"attention_block must be at least 1, not {block}; leave it out for an attention that computes every score")
+    if documents is not None and (sum(documents) != seq_len or min(documents) < 1):
+        raise UsageError(f"document_lengths must be at least 1 each and sum to seq_len {seq_len}; they sum to {sum(documents)}")
+
+
+def _layer(name: str, layer: Layer, config: ModelConfig, t: int, pairs: _Pairs) -> Component:
+    norms = ("mixer_norm", "mlp_norm", "mixer_out_norm", "mlp_out_norm")[: 4 if layer.placement == "sandwich" else 2]
+    parts = (_attention(f"{name}.mixer", layer.mixer, config, t, pairs), _dense(f"{name}.mlp", layer.mlp, config.d_model, t))
+    return Component(name, parts=parts + tuple(_norm(f"{name}.{norm}", layer.norm, config.d_model) for norm in norms))
+
+
+def _attention(name: str, a: Attention, config: ModelConfig, t: int, pairs: _Pairs) -> Component:
+    d, q, kv = config.d_model, a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim
+    parts = [
+        _linear(f"{name}.query", q, d, t, a.bias),
+        _linear(f"{name}.key", kv, d, t, a.bias),
+        _linear(f"{name}.value", kv, d, t, a.bias),
+    ]
+    if a.qk_norm is not None:
+        parts += [_norm(f"{name}.query_norm", a.qk_norm, a.head_dim), _norm(f"{name}.key_norm", a.qk_norm, a.head_dim)]
+    if a.value_embedding:
+        table = Weight(f"{name}.value_embedding.weight", (config.vocab_size, kv), "table")
+        parts += [Component(f"{name}.value_embedding", (table,)), _linear(f"{name}.value_gate", a.n_kv_heads, d, t, False, "gate")]
+    per_pair = 2 * q  # one product of E numbers for each head
+    for product in ("scores", "weighted_values"):
+        model, executed = per_pair * pairs.model(a.window), per_pair * pairs.executed(a.window)
+        parts.append(Component(f"{name}.{product}", (), model, executed))
+    parts.append(_linear(f"{name}.output", d, q, t, a.output_bias))
+    return Component(name, parts=tuple(parts))
+
+
+def _dense(name: str, mlp: Dense, d: int, t: int) -> Component:
+    inner = ("gate", "up") if mlp.activation == "swiglu" else ("up",)
+    parts = [_linear(f"{name}.{part}", mlp.d_ff, d, t, mlp.bias) for part in inner]
+    return Component(name, parts=(*parts, _linear(f"{name}.down", d, mlp.d_ff, t, mlp.bias)))
+
+
+def _linear(name: str, n_out: int, n_in: int, t: int, bias: bool, kind: Kind = "matrix") -> Component:
+    weights = [Weight(f"{name}.weight", (n_out, n_in), kind)]
+    if bias:
+        weights.append(Weight(f"{name}.bias", (n_out,), "vector"))
+    return Component(name, tuple(weights), 2 * t * n_in * n_out)
+
+
+def _norm(name: str, norm: Norm, dim: int) -> Component:
+    held = [leaf for leaf, wanted in (("weight", norm.weight), ("bias", norm.bias)) if wanted]
+    return Component(name, tuple(Weight(f"{name}.{leaf}", (dim,), "vector") for leaf in held))

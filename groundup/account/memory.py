@@ -1,0 +1,360 @@
+"""Bytes of a training step, predicted by category over the step's moments; the peak is the largest moment.
+
+What the decoder keeps between forward and backward is a table here, ``SAVED``, one line a tensor; what backward needs on top of it
+while it is in a layer is ``WORKING``. Both mirror ``model`` and ``kernels`` line by line, so a change there is a line here.
+
+Symbols: N tokens of one micro-batch (batch_size x seq_len), D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from groundup.account.cost import PRIOR_GATE_HIDDEN, Cost, Weight, cost, executed_pairs
+from groundup.config import Layer, ModelConfig, Norm
+from groundup.errors import UsageError
+
+SPARSE_ROWS = 16_384
+"""A hash table of at least this many rows gets gradients for the rows touched only; the decoder's own threshold."""
+
+MOMENTS: dict[str, int] = {"sgd": 1, "adamw": 2, "muon": 1}
+"""Numbers of state for each parameter, in fp32, by method (sgd with momentum)."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a step is computed, as far as memory cares."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Type of activations; weights, gradients and moments are fp32 masters in both."""
+    attention_block: int | None = 64
+    """Queries a block of an attention that keeps its probabilities; None is a fused kernel that recomputes them."""
+    fused_norm: bool = True
+    """Whether a norm keeps its output only, or also its input."""
+    loss_chunk_bytes: int = 4 << 20
+    """Logits that exist at a time, in bytes of fp32."""
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of one activation."""
+        return 4 if self.precision == "fp32" else 2
+
+
+CPU = Execution()
+"""The decoder on a processor."""
+GPU = Execution("bf16", None, False, 256 << 20)
+"""The decoder on a GPU."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a line of ``SAVED`` or ``WORKING`` may read."""
+
+    layer: Layer
+    """The layer."""
+    d: int
+    """D."""
+    batch: int
+    """Sequences of the micro-batch."""
+    seq_len: int
+    """Tokens of a sequence."""
+    run: Execution
+    """How it is computed."""
+
+    @property
+    def n(self) -> int:
+        """N."""
+        return self.batch * self.seq_len
+
+    @property
+    def c(self) -> int:
+        """Bytes of one activation."""
+        return self.run.number_bytes
+
+    @property
+    def q(self) -> int:
+        """Width of all query heads, H x E."""
+        return self.layer.mixer.n_heads * self.layer.mixer.head_dim
+
+    @property
+    def kv(self) -> int:
+        """Width of all kv heads, K x E."""
+        return self.layer.mixer.n_kv_heads * self.layer.mixer.head_dim
+
+    @property
+    def probabilities(self) -> int:
+        """Numbers in the attention probabilities that are kept."""
+        block = self.run.attention_block
+        return 0 if block is None else self.batch * self.layer.mixer.n_heads * executed_pairs(self.seq_len, self.layer.mixer.window, block)
+
+
+class Line(NamedTuple):
+    """One entry of a table of tensors."""
+
+    part: Literal["mixer", "mlp"]
+    """Which branch of the layer it belongs to: backward frees the MLP's before it comes to the mixer's."""
+    name: str
+    """Which tensor."""
+    n_bytes: Callable[[Sizes], int]
+    """Its bytes."""
+
+
+def norm_bytes(norm: Norm, rows: int, dim: int, run: Execution, *, feeds_product: bool = True) -> int:
+    """Bytes that one norm over [rows, dim] keeps, its output included where a product will keep it.
+
+    Fused RMSNorm keeps its output before the gain and one number a row. The plain form keeps its fp32 input (LayerNorm: centred) and
+    one number a row, and its output before the gain if there is a gain. The output after the gain is kept by the product it feeds.
+    """
+    c = run.number_bytes
+    output = rows * dim * c
+    gain = norm.weight or norm.bias
+    if run.fused_norm and norm.kind == "rms":
+        return output + rows * c + (output if gain and feeds_product else 0)
+    return rows * (dim + 1) * 4 + (output if norm.weight else 0) + (output if feeds_product else 0)
+
+
+def _branch_norms(s: Sizes) -> int:
+    outer = norm_bytes(s.layer.norm, s.n, s.d, s.run, feeds_product=False) if s.layer.placement == "sandwich" else 0
+    return norm_bytes(s.layer.norm, s.n, s.d, s.run) + outer
+
+
+def _qk_norm(s: Sizes) -> int:
+    norm, a = s.layer.mixer.qk_norm, s.layer.mixer
+    if norm is None:
+        return 0
+    return norm_bytes(norm, s.n * (a.n_heads + a.n_kv_heads), a.head_dim, s.run, feeds_product=False)
+
+
+def _inner(s: Sizes) -> int:
+    return s.c * s.n * s.layer.mlp.d_ff
+
+
+def _cast(s: Sizes, numbers: int) -> int:
+    return 0 if s.c == 4 else s.c * numbers
+
+
+SAVED: tuple[Line, ...] = (
+    Line("mixer", "norms of attention's branch", _branch_norms),
+    Line("mixer", "query, key and value weights joined for one product", lambda s: s.c * s.d * (s.q + 2 * s.kv)),
+    Line("mixer", "queries and keys as their norm keeps them", _qk_norm),
+    Line(
+        "mixer",
+        "value embedding: sigmoid, gate, rows looked up",
+        lambda s: s.c * s.n * (2 * s.layer.mixer.n_kv_heads + s.kv) if s.layer.mixer.value_embedding else 0,
+    ),
+    Line("mixer", "queries, keys and values of attention", lambda s: s.c * s.n * (s.q + 2 * s.kv)),
+    Line("mixer", "attention probabilities", lambda s: s.c * s.probabilities),
+    Line("mixer", "attention's log-sum-exp", lambda s: 4 * s.n * s.layer.mixer.n_heads if s.run.attention_block is None else 0),
+    Line("mixer", "attention's output", lambda s: s.c * s.n * s.q),
+    Line("mixer", "output weights, cast to the activations' type", lambda s: _cast(s, s.d * s.q)),
+    Line("mlp", "norms of the MLP's branch", _branch_norms),
+    Line("mlp", "inner tensors", lambda s: _inner(s) * {"swiglu": 3, "relu2": 2, "gelu": 5}[s.layer.mlp.activation]),
+    Line(
+        "mlp",
+        "weights, cast to the activations' type",
+        lambda s: _cast(s, s.d * s.layer.mlp.d_ff * (3 if s.layer.mlp.activation == "swiglu" else 2)),
+    ),
+)
+"""What one layer keeps for its backward."""
+
+WORKING: tuple[Line, ...] = (
+    Line("mlp", "gradients of the inner tensors", lambda s: _inner(s) * {"swiglu": 4, "relu2": 1, "gelu": 2}[s.layer.mlp.activation]),
+    Line("mixer", "gradients of queries, keys, values and output", lambda s: s.c * s.n * 2 * (s.q + s.kv)),
+    Line("mixer", "one block of scores", lambda s: 3 * s.c * s.batch * s.layer.mixer.n_heads * (s.run.attention_block or 0) * s.seq_len),
+)
+"""What backward holds at most in a branch, beyond the saved tensors and the gradient of the stream."""
+
+
+class Moment(NamedTuple):
+    """A point of the step."""
+
+    name: str
+    """Which."""
+    categories: dict[str, int]
+    """Bytes by category."""
+
+    @property
+    def n_bytes(self) -> int:
+        """All categories together."""
+        return sum(self.categories.values())
+
+
+class MemoryRow(NamedTuple):
+    """One line of a memory table."""
+
+    category: str
+    """What the bytes are for."""
+    n_bytes: int
+    """How many at the peak."""
+    share: float
+    """Part of the peak, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The predicted bytes of a training step."""
+
+    timeline: tuple[Moment, ...]
+    """Its moments, in order."""
+
+    @property
+    def peak(self) -> Moment:
+        """The moment that needs most."""
+        return max(self.timeline, key=lambda moment: moment.n_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes at the peak, everything that was given included."""
+        return self.peak.n_bytes
+
+    def rows(self) -> list[MemoryRow]:
+        """Categories at the peak, in order, those that are zero left out; they sum to ``peak_bytes``."""
+        peak = self.peak
+        return [MemoryRow(name, n, n / peak.n_bytes) for name, n in peak.categories.items() if n]
+
+    def bars(self, width: int = 40) -> list[tuple[str, int, str]]:
+        """``rows`` with a bar of at most ``width`` characters in place of the share, the largest category full."""
+        rows = self.rows()
+        largest = max((row.n_bytes for row in rows), default=1)
+        return [(row.category, row.n_bytes, "█" * max(1, round(width * row.n_bytes / largest))) for row in rows]
+
+
+def optimizer_numbers(weights: tuple[Weight, ...], matrices: str, others: str) -> int:
+    """Numbers of optimizer state: one method for the layers' matrices, one for everything else. UsageError for a method not known."""
+    for method in (matrices, others):
+        if method not in MOMENTS:
+            raise UsageError(f"optimizer {method!r} has no known state; choose one of {', '.join(MOMENTS)}")
+    return sum(w.numbers * MOMENTS[matrices if w.kind == "matrix" else others] for w in weights)
+
+
+def saved_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> list[dict[str, dict[str, int]]]:
+    """Bytes that each layer keeps for backward: for each layer, part -> name of the line in ``SAVED`` -> bytes."""
+    return [_evaluate(SAVED, Sizes(layer, config.d_model, batch_size, seq_len, run)) for layer in config.layers]
+
+
+def _evaluate(table: tuple[Line, ...], sizes: Sizes) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {"mixer": {}, "mlp": {}}
+    for line in table:
+        found[line.part][line.name] = line.n_bytes(sizes)
+    return found
+
+
+def training_memory(
+    config: ModelConfig,
+    *,
+    batch_size: int,
+    seq_len: int,
+    run: Execution = CPU,
+    matrices: str = "muon",
+    others: str = "adamw",
+    accumulating: bool = False,
+    prior_shape: tuple[int, int] | None = None,
+    given: Mapping[str, int] | None = None,
+) -> Memory:
+    """Predicts the memory of a training step on micro-batches of batch_size x seq_len tokens.
+
+    ``matrices`` and ``others`` are the optimizer's methods; ``accumulating`` says that a step has more than one micro-batch, so that
+    gradients of the whole model stand beside the activations of the later ones. ``given`` are bytes that live through the whole step and
+    are known or measured: the process before training, a token store, the prior's tables.
+    """
+    counted = cost(config, seq_len=seq_len, prior_shape=prior_shape)
+    step = _Step(config, counted, batch_size, seq_len, run, prior_shape, accumulating)
+    standing = dict(given or {}) | {
+        "weights": 4 * counted.parameters,
+        "optimizer moments": 4 * optimizer_numbers(counted.weights, matrices, others),
+    }
+    moments = [*step.moments(), Moment("optimizer step", step.categories(step.all_gradients(), 0, _update_bytes(counted, matrices)))]
+    return Memory(tuple(Moment(moment.name, standing | moment.categories) for moment in moments))
+
+
+@dataclass(frozen=True)
+class _Step:
+    config: ModelConfig
+    cost: Cost
+    batch: int
+    seq_len: int
+    run: Execution
+    prior_shape: tuple[int, int] | None
+    accumulating: bool
+
+    @staticmethod
+    def categories(gradients: int, activations: int, working: int) -> dict[str, int]:
+        return {"gradients": gradients, "activations": activations, "working buffers": working}
+
+    def gradient(self, weight: Weight) -> int:
+        hashed = self.config.hash_embedding
+        if weight.name == "hash_embedding.weight" and hashed is not None and hashed.n_rows >= SPARSE_ROWS:
+            touched = min(hashed.n_rows, self.batch * self.seq_len * len(hashed.orders))
+            return touched * (4 * self.config.d_model + 8)  # values, and an int64 row number each
+        return 4 * weight.numbers
+
+    def all_gradients(self) -> int:
+        return sum(map(self.gradient, self.cost.weights))
+
+    def outer_activations(self) -> int:
+        """What lives outside the layers: the batch, the embedding's rows, the final norm's output and the gate's inputs."""
+        n, config, c = self.batch * self.seq_len, self.config, self.run.number_bytes
+        total = n * (8 + 8 + 4)  # tokens, targets, documents
+        if config.hash_embedding is not None:
+            total += 8 * n * len(config.hash_embedding.orders)
+        if config.embedding_norm is not None:
+            total += norm_bytes(config.embedding_norm, n, config.d_model, self.run, feeds_product=False)
+        if not config.layers or config.layers[0].placement == "post":
+            total += c * n * config.d_model
+        total += norm_bytes(config.final_norm, n, config.d_model, self.run) if config.final_norm else c * n * config.d_model
+        if config.prior is not None and self.prior_shape is not None:
+            experts, features = self.prior_shape
+            total += 4 * n * (experts + features + PRIOR_GATE_HIDDEN + 2 * (experts + 1))
+        return total
+
+    def loss_moments(self, before: int, saved: int) -> list[Moment]:
+        """The head: gradients of hidden states and matrix are taken chunk by chunk going forward, and scaled into copies going back."""
+        c, n, d, v = self.run.number_bytes, self.batch * self.seq_len, self.config.d_model, self.config.vocab_size
+        head, cast = c * n * d + 4 * v * d, 0 if c == 4 else c * v * d
+        rows = min(n, max(32, self.run.loss_chunk_bytes // (4 * v)))
+        chunk = rows * v * (4 if c == 4 else 6)
+        chunks = chunk * (2 if n > rows else 1)  # the last chunk's logits live until the next chunk's are there
+        return [
+            Moment("loss, forward", self.categories(before, saved, head + cast + chunks)),
+            Moment("loss, backward", self.categories(before, saved, 2 * head + cast)),
+        ]
+
+    def moments(self) -> list[Moment]:
+        """Loss, then back through the layers: what they saved goes as the gradients come, unless those stand already."""
+        config, stream = self.config, self.run.number_bytes * self.batch * self.seq_len * self.config.d_model
+        layers = saved_bytes(config, batch_size=self.batch, seq_len=self.seq_len, run=self.run)
+        outer = self.outer_activations()
+        saved = outer + sum(sum(lines.values()) for layer in layers for lines in layer.values())
+        standing = self.all_gradients() if self.accumulating else 0
+        new: dict[str, int] = {}  # bytes of gradients by branch, such as layers.0.mlp
+        for weight in self.cost.weights:
+            branch = ".".join(weight.name.split(".")[:3])
+            new[branch] = new.get(branch, 0) + self.gradient(weight)
+        found = self.loss_moments(standing, saved)
+        gradients = standing or 4 * config.vocab_size * config.d_model
+        for i in reversed(range(len(layers))):
+            working = _evaluate(WORKING, Sizes(config.layers[i], config.d_model, self.batch, self.seq_len, self.run))
+            for part in ("mlp", "mixer"):
+                held = stream + sum(working[part].values())
+                found.append(Moment(f"backward, layer {i}, {part}", self.categories(gradients, saved, held)))
+                gradients += 0 if standing else new[f"layers.{i}.{part}"]
+                saved -= sum(layers[i][part].values())
+        tables = sum(self.gradient(w) for w in self.cost.weights if w.kind == "table")
+        twice = tables if standing else 4 * config.vocab_size * config.d_model if config.tied else 0
+        found.append(Moment("backward, embedding", self.categories(self.all_gradients(), outer, stream + twice)))
+        return found
+
+
+def _update_bytes(counted: Cost, matrices: str) -> int:
+    """Muon's step: the updates of all matrices, and for the largest stack of one shape [r, c], r <= c, three such and three of [r, r]."""
+    if matrices != "muon":
+        return 0
+    stacks: dict[tuple[int, ...], int] = {}
+    for weight in counted.weights:
+        if weight.kind == "matrix":
+            shape = tuple(sorted(weight.shape))
+            stacks[shape] = stacks.get(shape, 0) + 1
+    iteration = max((3 * count * r * (c + r) for (r, c), count in stacks.items()), default=0)
+    return 4 * (sum(count * r * c for (r, c), count in stacks.items()) + iteration)

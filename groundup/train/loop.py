@@ -1,0 +1,111 @@
+"""The loop: steps until the plan's last one, with progress, evaluations and checkpoints on the way, and a safe way out at any moment."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from groundup.errors import GroundupError
+from groundup.parallel.data import ALONE, World
+from groundup.train.step import StepConfig, StepMetrics, TrainBatch, TrainState, train_step
+
+MOST_SKIPS = 5  # steps in a row that may be dropped for a loss or gradient that is not finite
+
+
+class Interrupted(GroundupError):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and has saved itself."""
+
+
+class NotFinite(GroundupError):
+    """Loss or gradients stayed non-finite."""
+
+
+class StopSignal:
+    """Notes SIGINT and SIGTERM, so that the loop can end between two steps; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.asked: str | None = None
+
+    def __enter__(self) -> StopSignal:
+        self._old = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for s, handler in self._old.items():
+            signal.signal(s, handler)
+
+    def _note(self, number: int, _frame: Any) -> None:
+        if self.asked is not None:
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number).name
+
+
+@dataclass
+class Callbacks:
+    """What the loop calls: each may be left out."""
+
+    on_step: Callable[[TrainState, StepMetrics, float], None] = lambda state, metrics, seconds: None
+    """After each step, with the seconds that it took."""
+    on_milestone: Callable[[TrainState], None] = lambda state: None
+    """At each milestone step: evaluations and samples."""
+    save: Callable[[TrainState], None] = lambda state: None
+    """Writes a checkpoint."""
+    on_skip: Callable[[TrainState, StepMetrics], None] = lambda state, metrics: None
+    """After a step that was dropped."""
+
+
+def train(
+    state: TrainState,
+    feed: Callable[[int], TrainBatch],
+    config: StepConfig,
+    callbacks: Callbacks,
+    *,
+    milestones: frozenset[int] = frozenset(),
+    save_every_s: float = 60.0,
+    world: World = ALONE,
+    stop: StopSignal | None = None,
+    loss_fn: Callable | None = None,
+) -> TrainState:
+    """Runs train_step until ``config.n_steps``; resumes wherever the state stands.
+
+    Saves every ``save_every_s`` seconds and at a stop signal, then raises Interrupted. A step that is not finite is dropped; after
+    MOST_SKIPS in a row NotFinite is raised, with the last good weights in the state and on disk.
+    """
+    last_save = time.monotonic()
+    while state.step < config.n_steps:
+        started = time.monotonic()
+        state, metrics = train_step(state, feed(state.step), config, world, loss_fn)
+        if metrics.finite:
+            callbacks.on_step(state, metrics, time.monotonic() - started)
+        else:
+            callbacks.on_skip(state, metrics)
+            if state.skipped >= MOST_SKIPS:
+                callbacks.save(state)
+                raise NotFinite(
+                    f"step {state.step}: loss {metrics.loss} and gradient norm {metrics.grad_norm} were not finite {MOST_SKIPS} steps in a row; "
+                    f"the weights of step {state.step - MOST_SKIPS} are kept: lower the learning rate and start again"
+                )
+        if state.step in milestones:
+            callbacks.on_milestone(state)
+        if stop is not None and _anyone_asked(stop, world):
+            callbacks.save(state)
+            raise Interrupted(f"stopped by {stop.asked or 'another rank'} after step {state.step} and saved")
+        if world.size == 1 and time.monotonic() - last_save > save_every_s:
+            callbacks.save(state)
+            last_save = time.monotonic()
+        elif world.size > 1 and state.step % 50 == 0:  # ranks have different clocks, so they count steps
+            callbacks.save(state)
+    return state
+
+
+def _anyone_asked(stop: StopSignal, world: World) -> bool:
+    if world.size == 1:
+        return stop.asked is not None
+    import torch
+
+    from groundup.parallel.data import sum_over_ranks
+
+    return bool(sum_over_ranks(torch.tensor(1.0 if stop.asked else 0.0), world) > 0)

@@ -1,0 +1,93 @@
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_shapes import LLAMA_3_8B, SMOLLM2_135M, configs, uniform
+
+from groundup.account import CPU, GPU, cost, training_memory
+from groundup.account.memory import saved_bytes
+from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior
+from groundup.errors import UsageError
+
+
+def test_adamw_in_fp32_takes_sixteen_bytes_a_parameter_beside_activations():
+    memory = training_memory(LLAMA_3_8B, batch_size=1, seq_len=1, matrices="adamw", accumulating=True)
+    standing = {"weights", "gradients", "optimizer moments"}
+    assert sum(n for name, n in memory.peak.categories.items() if name in standing) == 16 * 8_030_261_248
+
+
+@pytest.mark.parametrize("matrices, others", [("sgd", "sgd"), ("adamw", "adamw"), ("muon", "adamw")])
+def test_optimizer_moments_by_hand(matrices, others):
+    config = uniform(100, 8, 2, (2, 1, 4), 16)
+    numbers = 2 * (8 * 8 + 2 * 4 * 8 + 8 * 8 + 3 * 16 * 8), 2 * 100 * 8 + 5 * 8
+    slots = {"sgd": 1, "adamw": 2, "muon": 1}
+    memory = training_memory(config, batch_size=1, seq_len=4, matrices=matrices, others=others)
+    assert memory.peak.categories["optimizer moments"] == 4 * (numbers[0] * slots[matrices] + numbers[1] * slots[others])
+
+
+def test_saved_tensors_of_a_layer_by_hand():
+    """A pre-norm layer with ReLU^2: two normalized inputs, joined weights, normed q and k, q k v, probabilities, output, two of the MLP."""
+    b, t, d, h, k, e, f = 2, 100, 32, 4, 2, 8, 64
+    layer = Layer(Attention(h, k, e, qk_norm=Norm(weight=False)), Dense(f, "relu2"), Norm(weight=False))
+    config = ModelConfig(50, d, 128, (layer,))
+    n, pairs = b * t, 64 * 64 + 36 * 100
+    numbers = 2 * n * (d + 1) + d * (h + 2 * k) * e + n * (h + k) * (e + 1) + n * (h + 2 * k) * e + b * h * pairs + n * h * e + 2 * n * f
+    (saved,) = saved_bytes(config, batch_size=b, seq_len=t)
+    assert sum(sum(lines.values()) for lines in saved.values()) == 4 * numbers
+
+
+@settings(deadline=None)
+@given(configs(), st.integers(1, 4), st.integers(1, 64), st.sampled_from([CPU, GPU]), st.booleans())
+def test_the_rows_sum_to_the_peak_and_nothing_is_negative(config, batch_size, seq_len, run, accumulating):
+    memory = training_memory(config, batch_size=batch_size, seq_len=seq_len, run=run, accumulating=accumulating, given={"process": 10**6})
+    assert sum(row.n_bytes for row in memory.rows()) == memory.peak_bytes == max(m.n_bytes for m in memory.timeline)
+    assert all(n >= 0 for moment in memory.timeline for n in moment.categories.values())
+    assert memory.rows()[0].category == "process" and sum(row.share for row in memory.rows()) == pytest.approx(1)
+    assert memory.peak.categories["weights"] == 4 * cost(config, seq_len=seq_len).parameters
+    assert memory.timeline[-1].categories["activations"] == 0
+
+
+@settings(deadline=None)
+@given(configs(), st.integers(1, 4), st.integers(1, 32))
+def test_more_of_anything_never_takes_less(config, batch_size, seq_len):
+    def peak(**changes):
+        return training_memory(config, **{"batch_size": batch_size, "seq_len": seq_len} | changes).peak_bytes
+
+    assert peak() <= peak(batch_size=batch_size + 1)
+    assert peak() <= peak(seq_len=seq_len + 1)
+    assert peak() <= peak(accumulating=True)
+
+
+def test_a_large_hash_table_has_gradients_for_touched_rows_only():
+    def gradients(n_rows):
+        config = dataclasses.replace(uniform(50, 8, 1, (2, 1, 4), 16), hash_embedding=HashEmbedding((2, 3), n_rows))
+        return training_memory(config, batch_size=2, seq_len=10).timeline[-1].categories["gradients"]
+
+    assert gradients(1000) - gradients(999) == 4 * 8
+    assert gradients(100_000) == gradients(200_000) == gradients(1000) - 4 * 8 * 1000 + 2 * 10 * 2 * (4 * 8 + 8)
+
+
+def test_a_fused_attention_and_bf16_take_less():
+    fused = dataclasses.replace(CPU, attention_block=None)
+    half = dataclasses.replace(CPU, precision="bf16")
+    plain, *less = (training_memory(SMOLLM2_135M, batch_size=2, seq_len=2048, run=run).peak_bytes for run in (CPU, fused, half))
+    assert all(peak < plain for peak in less)
+
+
+def test_the_gate_of_a_prior_keeps_its_inputs():
+    config = dataclasses.replace(uniform(50, 8, 1, (2, 1, 4), 16), prior=Prior())
+    plain = training_memory(config, batch_size=2, seq_len=10).timeline[0].categories["activations"]
+    gated = training_memory(config, batch_size=2, seq_len=10, prior_shape=(3, 5)).timeline[0].categories["activations"]
+    assert gated - plain == 4 * 20 * (3 + 5 + 32 + 2 * 4)
+
+
+def test_bars_are_as_long_as_their_bytes():
+    bars = training_memory(SMOLLM2_135M, batch_size=4, seq_len=256).bars(width=20)
+    longest = max(bars, key=lambda bar: bar[1])
+    assert len(longest[2]) == 20 and all(1 <= len(bar) <= 20 for _, _, bar in bars)
+
+
+def test_an_optimizer_without_known_state_is_refused():
+    with pytest.raises(UsageError, match="muon"):
+        training_memory(SMOLLM2_135M, batch_size=1, seq_len=8, matrices="lion")
