@@ -23,6 +23,7 @@ class Cache(Protocol):
     """What attention needs of a key-value cache: append this step's keys and values to a layer's and get all of them back."""
 
     length: int
+    recent: Tensor  # [B, p] the last tokens before these: all that are there, or as many as the longest hashed n-gram looks back
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """[B, t, K, E] of new keys and values in; [B, s, K, E] of all of them out."""
@@ -190,12 +191,15 @@ class Decoder(nn.Module):
         """The matrix that makes logits: the head's, or the embedding when tied."""
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def embed(self, tokens: Int[Tensor, "b t"], documents: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
-        """Token vectors, plus the vectors of the hashed n-grams that end here."""
+    def embed(
+        self, tokens: Int[Tensor, "b t"], documents: Int[Tensor, "b t"] | None, previous: Int[Tensor, "b p"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Token vectors, plus the vectors of the hashed n-grams that end here; ``previous`` are tokens of the same document before these."""
         x = lookup(self.embedding.weight, tokens)
         if self.hash_embedding is not None and self.config.hash_embedding is not None:
             table, spec = self.hash_embedding.weight, self.config.hash_embedding
-            rows = torch.stack([ngram_rows(tokens, documents, order, spec.n_rows) for order in spec.orders])
+            seen = tokens if previous is None else torch.cat((previous, tokens), dim=1)
+            rows = torch.stack([ngram_rows(seen, documents, order, spec.n_rows) for order in spec.orders])[..., -tokens.shape[1] :]
             x = x + lookup(table, rows, sparse=spec.n_rows >= SPARSE_ROWS).sum(0)
         x = x.to(self.compute_dtype)
         return x if self.embedding_norm is None else self.embedding_norm(x)
@@ -206,12 +210,12 @@ class Decoder(nn.Module):
         documents: Int[Tensor, "b t"] | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """Final hidden states of every position: embedding, layers, final norm."""
+        """Final hidden states of every position: embedding, layers, final norm. With a cache, all tokens are one document."""
         start = cache.length if cache is not None else 0
         positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
         backend = choose_backend(tokens.device)[0]
         tables = {}
-        x = self.embed(tokens, documents)
+        x = self.embed(tokens, documents, cache.recent if cache is not None else None)
         for index, (layer, config) in enumerate(zip(self.layers, self.config.layers, strict=True)):
             rotary = config.mixer.rotary
             key = (config.mixer.head_dim, rotary.theta) if rotary else None

@@ -86,7 +86,8 @@ def orthogonalize(matrices: Float[Tensor, "n rows cols"], quintics: tuple[Quinti
     x = x.bfloat16() if x.is_cuda else x
     gram = x @ x.mT
     norms = torch.linalg.vector_norm(gram.to(matrices.dtype), dim=(-2, -1), keepdim=True).clamp_min(0.01 / gram.shape[-1])
-    x, gram = x * norms.rsqrt().to(x.dtype), gram / norms.to(x.dtype)
+    x.mul_(norms.rsqrt())
+    gram.div_(norms)
     by_gram = not x.is_cuda and x.shape[-1] >= 2 * x.shape[-2]
     return (_iterate_gram if by_gram else _iterate)(x, gram, quintics).to(matrices.dtype)
 

@@ -1,4 +1,4 @@
-"""Bytes to tokens and back: byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019), trained, saved and run in plain Python.
+"""Bytes to tokens and back: byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) in plain Python.
 
     from groundup.tokenizer import Tokenizer
 

@@ -18,7 +18,6 @@ MAX_VOCAB_SIZE = 0x110000
 """As many ids as a character can hold."""
 
 _INVERTED = bytes(range(255, -1, -1))
-_SHORT = 64
 
 
 def to_word(pretoken: str) -> str:
@@ -30,12 +29,8 @@ def merge(word: str, new_of: Mapping[str, str], pair_of: Mapping[str, str]) -> s
     """Applies learned merges to a word of bytes, always the earliest learned that fits.
 
     ``new_of`` maps two characters to the one they merge into and ``pair_of`` is its inverse. Later merges have greater ids, and a merge
-    can make room only for later ones, so each needs one visit: short words look for the least anew each time, long ones keep a heap.
+    can make room only for later ones, so a heap of the merges in sight is visited once each, and a word of a megabyte is no trouble.
     """
-    if len(word) <= _SHORT:
-        while new := min(filter(None, map(new_of.get, map(add, word, word[1:]))), default=""):
-            word = word.replace(pair_of[new], new)
-        return word
     heap = sorted({new for pair in map(add, word, word[1:]) if (new := new_of.get(pair))})
     waiting = set(heap)
     while heap:

@@ -82,6 +82,17 @@ def test_the_gate_of_a_prior_keeps_its_inputs():
     assert gated - plain == 4 * 20 * (3 + 5 + 32 + 2 * 4)
 
 
+def test_the_allocator_takes_its_share_of_what_lives_but_not_of_what_is_given():
+    live = dataclasses.replace(CPU, allocator_overhead=0)
+    holes = dataclasses.replace(CPU, allocator_overhead=0.5)
+    alone, plain, padded = (
+        training_memory(SMOLLM2_135M, batch_size=1, seq_len=64, run=run, given=given).peak_bytes
+        for run, given in ((live, {}), (live, {"tables": 10**9}), (holes, {"tables": 10**9}))
+    )
+    assert plain == alone + 10**9
+    assert padded == pytest.approx(1.5 * alone + 10**9, abs=1)
+
+
 def test_bars_are_as_long_as_their_bytes():
     bars = training_memory(SMOLLM2_135M, batch_size=4, seq_len=256).bars(width=20)
     longest = max(bars, key=lambda bar: bar[1])

@@ -1,0 +1,382 @@
+"""The planner: a budget, a machine and an amount of text in; every size and rate of the run out, each with its reason.
+
+Candidates of every width and depth are costed exactly (``account.cost``), timed by a measured rate, and scored by a stated loss law; the
+best is taken. What the law cannot say (batch, learning rates, vocabulary) follows from rules fitted in docs/lab.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from groundup.account.budget import Budget, format_count, format_flops, format_seconds
+from groundup.account.cost import cost
+from groundup.account.law import LossLaw
+from groundup.account.shapes import Architecture, architecture
+from groundup.config import ModelConfig, to_dict
+from groundup.errors import UsageError
+
+SMALL_SCALE = LossLaw("groundup's fit at small scale (docs/lab.md)", 0.9, 21.0, 0.30, 92.0, 0.37)
+"""Bits a byte of source code or prose for budgets of seconds to hours on a processor."""
+BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096 (docs/lab.md)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured of this machine before planning."""
+
+    name: str
+    """Processor or GPU, for people."""
+    device: str
+    """cpu or cuda."""
+    seconds_per_flop: float
+    """Time of a training step that grows with its model FLOPs ..."""
+    seconds_per_activation: float
+    """... and with the numbers that flow between its matrix products, tokens x layers x width: together they fit the trial steps."""
+    matmul_flops: float
+    """Highest rate of a matrix product of the sizes used, FLOP/s: what utilization is measured against."""
+    tokenizer_bytes_per_s: float
+    """Rate of training and applying the tokenizer."""
+    memory_bytes: int
+    """Memory of the device."""
+    usd_per_hour: float | None = None
+    """Rental price, or none."""
+
+    def seconds_per_token(self, config: ModelConfig, seq_len: int) -> float:
+        """Predicted seconds of training on one token."""
+        flops = cost(config, seq_len=seq_len).flops_per_token_training
+        return flops * self.seconds_per_flop + len(config.layers) * config.d_model * self.seconds_per_activation
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Every value that the plan derives, to be set by hand instead."""
+
+    arch: Architecture = "groundup"
+    """Architecture: groundup learns most in small budgets; qwen3 and llama can be exported."""
+    prior: str = "auto"
+    """N-gram counts mixed in: auto (the plan decides), on, off."""
+    vocab_size: int | None = None
+    """Tokens in the vocabulary."""
+    d_model: int | None = None
+    """Width of the residual stream."""
+    n_layers: int | None = None
+    """Layers."""
+    head_dim: int | None = None
+    """Width of an attention head."""
+    n_kv_heads: int | None = None
+    """Key and value heads."""
+    hash_rows: int | None = None
+    """Rows of the hashed n-gram embedding (0: none)."""
+    seq_len: int | None = None
+    """Training length, in tokens."""
+    batch_size: int | None = None
+    """Sequences a step."""
+    micro_batch_size: int | None = None
+    """Sequences that go through the model at a time."""
+    steps: int | None = None
+    """Training steps (otherwise as many as the budget holds)."""
+    matrix_lr: float | None = None
+    """Peak learning rate of the layers' matrices."""
+    table_lr: float | None = None
+    """Peak learning rate of embeddings, before scaling with the width."""
+    head_lr: float | None = None
+    """Peak learning rate of the head, before scaling with the width."""
+    matrices: str | None = None
+    """Optimizer of the layers' matrices: muon, soap, adamw, sgd."""
+    schedule: str | None = None
+    """Learning-rate schedule: constant, cosine, wsd."""
+    weight_decay: float | None = None
+    """Decoupled decay of the layers' matrices."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One line of the printed plan."""
+
+    name: str
+    """What was chosen."""
+    value: str
+    """The value, for people."""
+    why: str
+    """The formula or measurement it follows from."""
+    source: str
+    """Who found that: a paper, our own experiment, or the user."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole run, decided."""
+
+    budget: Budget
+    """What may be spent."""
+    seconds: float
+    """The budget on this machine."""
+    model: ModelConfig
+    """The model."""
+    seq_len: int
+    """T."""
+    batch_size: int
+    """Sequences a step, over all ranks."""
+    micro_batch_size: int
+    """Sequences at a time on one rank."""
+    n_steps: int
+    """Training steps."""
+    train_seconds: float
+    """Seconds that training may take."""
+    step_seconds: float
+    """Predicted seconds of a step."""
+    learning_rates: dict[str, float]
+    """Peak learning rates by field of OptimizerConfig."""
+    matrices: str
+    """Optimizer of the layers' matrices."""
+    weight_decay: float
+    """Decoupled decay of matrices."""
+    schedule: dict[str, Any]
+    """Fields of Schedule."""
+    clip_norm: float
+    """Most that the gradient norm may be."""
+    tokenizer_bytes: int
+    """Bytes of text that the tokenizer is trained on."""
+    seed: int
+    """Seed of every random stream."""
+    choices: tuple[Choice, ...]
+    """The plan as it is printed."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen in training."""
+        return self.n_steps * self.batch_size * self.seq_len
+
+    @property
+    def flops(self) -> int:
+        """Model FLOPs of training."""
+        return cost(self.model, seq_len=self.seq_len).flops_training(self.tokens)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        body = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("budget", "model", "choices")}
+        return body | {"budget": str(self.budget), "model": to_dict(self.model), "rows": [to_dict(c) for c in self.choices]}
+
+
+def bytes_per_token(vocab_size: int) -> float:
+    """Predicted bytes a token of byte-level BPE: 2.1 at 512 and 0.49 more for each doubling (docs/lab.md)."""
+    return max(1.0, BYTES_PER_TOKEN_512 + BYTES_PER_DOUBLING * math.log2(vocab_size / 512))
+
+
+def choose_vocab_size(train_seconds_flops: float, n_bytes: int) -> int:
+    """A power of two near 2048 * (FLOPs / 1e13)^0.15, between 512 and 65,536, with at least 1,000 bytes of text for each token.
+
+    A larger vocabulary reads more text per FLOP but splits the evidence (Tao et al. 2024 find an exponent below one against parameters; ours
+    is fitted in docs/lab.md).
+    """
+    by_compute = 2048 * (train_seconds_flops / 1e13) ** 0.15
+    by_text = max(512.0, n_bytes / 1000)
+    return int(2 ** round(math.log2(min(max(512.0, min(by_compute, by_text)), 65_536))))
+
+
+def make_plan(
+    budget: Budget,
+    machine: Machine,
+    n_bytes: int,
+    *,
+    overrides: Overrides | None = None,
+    world_size: int = 1,
+    seed: int = 0,
+    law: LossLaw = SMALL_SCALE,
+) -> Plan:
+    """Decides the whole run. ``n_bytes`` is the training text.
+
+    Raises UsageError when the budget is too small for a single step, or when overrides contradict each other.
+    """
+    o = overrides or Overrides()
+    attainable = 1 / machine.seconds_per_flop
+    seconds = budget.seconds_on(attainable_flops=attainable, usd_per_hour=machine.usd_per_hour)
+    say = _Sayer(o)
+    tokenizer_bytes = int(min(n_bytes, max(500_000, 0.04 * seconds * machine.tokenizer_bytes_per_s)))
+    prior = _choose_prior(o, seconds, n_bytes, say)
+    spare = _reserve(seconds, n_bytes, tokenizer_bytes, machine, prior)
+    train_seconds = seconds - spare
+    if train_seconds <= 0:
+        raise UsageError(
+            f"--budget {budget}: tokenizer, evaluation and the rest need about {format_seconds(spare)} on this machine; give more than "
+            f"{format_seconds(1.5 * spare)}, or less text"
+        )
+    flops = train_seconds * attainable * world_size
+    vocab = say(
+        "vocab_size", choose_vocab_size(flops, n_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "docs/lab.md"
+    )
+    seq_len = say(
+        "seq_len", _power(256 * (flops / 1e13) ** 0.2, 64, 4096), "256 (C / 1e13)^0.2: longer pays once the model can use it", "docs/lab.md"
+    )
+    unique = n_bytes / bytes_per_token(vocab)
+    config, why = _best_shape(o, machine, vocab, seq_len, train_seconds * world_size, unique, prior, law)
+    layer = config.layers[0]
+    say("d_model", config.d_model, why, law.name)
+    say("n_layers", len(config.layers), why, law.name)
+    say("head_dim", layer.mixer.head_dim, "32 below width 256, 64 below 1024, else 128", "docs/lab.md")
+    if config.hash_embedding:
+        say(
+            "hash_rows",
+            config.hash_embedding.n_rows,
+            "rows for about a quarter of the tokens seen: memory, but no matrix product",
+            "docs/lab.md",
+        )
+    tokens_per_step = _tokens_per_step(flops)
+    batch = say(
+        "batch_size",
+        max(1, round(tokens_per_step / seq_len / world_size)) * world_size,
+        "1024 (C / 1e13)^0.33 tokens a step",
+        "docs/lab.md; McCandlish et al. 2018",
+    )
+    if batch % world_size:
+        raise UsageError(f"--batch-size {batch} must be a multiple of the {world_size} processes")
+    micro = say(
+        "micro_batch_size",
+        max(1, min(batch // world_size, _micro_batch(machine, config, seq_len))),
+        "activations of a micro-batch fit the cache (processor) or the memory (GPU)",
+        "docs/lab.md",
+    )
+    step_seconds = machine.seconds_per_token(config, seq_len) * batch * seq_len / world_size
+    n_steps = say(
+        "steps",
+        int(train_seconds / step_seconds),
+        f"{format_seconds(train_seconds)} left for training at {step_seconds * 1e3:.0f} ms a step",
+        "measured",
+    )
+    if n_steps < 1:
+        raise UsageError(
+            f"--budget {budget}: one step takes {format_seconds(step_seconds)}, and {format_seconds(train_seconds)} are left for training; give more"
+        )
+    rates = _learning_rates(o, config.d_model, say)
+    kind = say("schedule", "wsd", "constant, then linear to zero: the last half of the run decays", "Hägele et al. 2024; docs/lab.md")
+    plan = Plan(
+        budget, seconds, config, seq_len, batch, micro, n_steps, train_seconds, step_seconds, rates,
+        say("matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024; docs/lab.md"),
+        say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "docs/lab.md"),
+        {"kind": kind, "warmup_fraction": 0.0, "warmup_steps": max(1, n_steps // 50), "decay_fraction": 0.5 if kind == "wsd" else 0.2, "final_scale": 0.0},
+        1.0, tokenizer_bytes, seed, (),
+    )  # fmt: skip
+    say.add("parameters", format_count(cost(config, seq_len=seq_len).parameters), "counted", "exact")
+    say.add("tokens", f"{format_count(plan.tokens)} ({plan.tokens / unique:.2f} epochs)", "steps x batch x length", "exact")
+    say.add("training FLOPs", format_flops(plan.flops), "6 a parameter in matrix products, plus attention's pairs", "exact")
+    return dataclasses.replace(plan, choices=tuple(say.choices))
+
+
+class _Sayer:
+    """Takes each derived value or its override, and writes the line that explains it."""
+
+    def __init__(self, overrides: Overrides):
+        self.overrides, self.choices = overrides, []
+
+    def __call__(self, name: str, derived: Any, why: str, source: str) -> Any:
+        given = getattr(self.overrides, name, None)
+        value = derived if given is None or name == "prior" else given
+        self.add(
+            name,
+            f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value),
+            *(("set by hand", "you") if given is not None and name != "prior" else (why, source)),
+        )
+        return value
+
+    def add(self, name: str, value: str, why: str, source: str) -> None:
+        self.choices.append(Choice(name, value, why, source))
+
+
+def _power(x: float, low: int, high: int) -> int:
+    return int(min(high, max(low, 2 ** round(math.log2(x)))))
+
+
+def _choose_prior(o: Overrides, seconds: float, n_bytes: int, say: _Sayer) -> bool:
+    if o.prior not in ("auto", "on", "off"):
+        raise UsageError(f"--prior {o.prior}: choose auto, on or off")
+    if o.arch != "groundup":
+        if o.prior == "on":
+            raise UsageError(f"--prior on and --arch {o.arch} contradict each other: counts cannot be exported; leave one of them out")
+        say.add("prior", "off", f"--arch {o.arch} is for export, and counts cannot be exported", "you")
+        return False
+    affordable = n_bytes <= 4e8 and seconds >= 8
+    pays = affordable and seconds <= 6 * 3600
+    on = o.prior == "on" or (o.prior == "auto" and pays)
+    why = (
+        "counts learn in one pass what the network needs hours for"
+        if pays
+        else "the text is too large for tables, or the budget too small or large"
+    )
+    say.add("prior", "on" if on else "off", why if o.prior == "auto" else "set by hand", "docs/lab.md" if o.prior == "auto" else "you")
+    return on
+
+
+def _reserve(seconds: float, n_bytes: int, tokenizer_bytes: int, machine: Machine, prior: bool) -> float:
+    """Seconds that are not training: tokenizer, encoding, counts, evaluations, samples, report."""
+    tokens = (tokenizer_bytes + n_bytes) / machine.tokenizer_bytes_per_s
+    counts = n_bytes / 1.2e6 if prior else 0.0
+    return tokens + counts + 2.0 + 0.07 * seconds
+
+
+def _tokens_per_step(flops: float) -> int:
+    return int(1024 * max(0.25, flops / 1e13) ** 0.33)
+
+
+def _micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> int:
+    if machine.device == "cpu":
+        return max(1, 4096 // seq_len)
+    widest = 40 * config.d_model * len(config.layers) * seq_len  # bytes of bf16 activations kept by one sequence, about
+    return _power(max(1, 0.5 * machine.memory_bytes / widest), 1, 256)
+
+
+def _learning_rates(o: Overrides, d_model: int, say: _Sayer) -> dict[str, float]:
+    """Muon's rate does not move with the width; Adam's goes with d_model^-0.5 (nanochat's rule)."""
+    scale = (d_model / 768) ** -0.5
+    matrix = say("matrix_lr", 0.02, "Muon's update has spectral norm one whatever the width", "Jordan et al. 2024; docs/lab.md")
+    table = say("table_lr", 0.01, "times (d_model / 768)^-0.5", "docs/lab.md")
+    head = say("head_lr", 0.004, "times (d_model / 768)^-0.5", "docs/lab.md")
+    return {
+        "matrix_lr": matrix, "embedding_lr": table * scale, "hash_embedding_lr": 2 * table, "value_embedding_lr": table * scale,
+        "head_lr": head * scale, "gate_lr": 0.01, "vector_lr": table * scale,
+    }  # fmt: skip
+
+
+def _best_shape(
+    o: Overrides, machine: Machine, vocab: int, seq_len: int, seconds: float, unique: float, prior: bool, law: LossLaw
+) -> tuple[ModelConfig, str]:
+    """The candidate with the lowest predicted loss within the seconds."""
+    best: tuple[float, ModelConfig, float, float] | None = None
+    for config in _candidates(o, vocab, seq_len, prior, machine.device):
+        counted = cost(config, seq_len=seq_len)
+        head = vocab * config.d_model
+        n = counted.parameters_non_embedding + head
+        tokens = seconds / machine.seconds_per_token(config, seq_len)
+        loss = law.loss(n, tokens, unique)
+        if 16 * counted.parameters > 0.8 * machine.memory_bytes:
+            continue
+        if best is None or loss < best[0]:
+            best = (loss, config, n, tokens)
+    if best is None:
+        raise UsageError("no model fits this machine's memory: set --d-model and --n-layers smaller, or --vocab-size")
+    loss, config, n, tokens = best
+    return config, f"lowest predicted loss of all shapes: N {format_count(n)}, D {format_count(tokens)}"
+
+
+def _candidates(o: Overrides, vocab: int, seq_len: int, prior: bool, device: str) -> list[ModelConfig]:
+    widths = [o.d_model] if o.d_model else [64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048]
+    out = []
+    for width in widths:
+        depths = [o.n_layers] if o.n_layers else [max(2, round(width / 48))] if width < 384 else [max(6, round(width / 64))]
+        head_dim = o.head_dim or (32 if width < 256 else 64 if width < 1024 else 128)
+        if width % head_dim:
+            if o.d_model or o.head_dim:
+                raise UsageError(f"--d-model {width} is not a multiple of --head-dim {head_dim}: set one of them so that it divides")
+            continue
+        rows = (o.hash_rows if o.hash_rows is not None else 65_536 if device == "cpu" else 1 << 20) if o.arch == "groundup" else 0
+        if o.arch != "groundup" and o.hash_rows:
+            raise UsageError(
+                f"--hash-rows and --arch {o.arch} contradict each other: hashed n-grams cannot be exported; leave one of them out"
+            )
+        for depth in depths:
+            out.append(
+                architecture(o.arch, vocab_size=vocab, d_model=width, n_layers=depth, head_dim=head_dim, context_length=seq_len, n_kv_heads=o.n_kv_heads, hash_rows=rows, prior=prior)
+            )  # fmt: skip
+    return out

@@ -1,0 +1,99 @@
+"""A few seconds of trial: what this machine attains on the very code that will train."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from groundup.account import cost, detect, total_memory_bytes
+from groundup.account.plan import Machine
+from groundup.account.shapes import architecture
+from groundup.config import ModelConfig
+from groundup.model.decoder import Decoder
+from groundup.model.initialize import initialize
+from groundup.optim import OptimizerConfig, build_optimizer
+from groundup.train.step import StepConfig, TrainBatch, TrainState, train_step
+
+TRIALS = {"cpu": ((64, 2), (192, 4)), "cuda": ((512, 6), (1024, 8))}  # (width, depth): one small, one large
+TOKENIZER_BYTES_PER_S = 1.0e6  # of one core in plain Python, training and encoding together (docs/lab.md)
+
+
+def pick_device() -> torch.device:
+    """The first GPU if there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's and its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def measure_machine(device: torch.device, dtype: torch.dtype, *, tokens: int = 2048, seq_len: int = 256) -> Machine:
+    """Times trial steps of a small and a large model, and solves for the two rates that the planner needs.
+
+    seconds of a token = FLOPs * a + layers * width * b: a is the matrix products' share, b that of everything between them.
+    """
+    tokens = tokens if device.type == "cpu" else 32_768
+    rows, seconds = [], []
+    for width, depth in TRIALS[device.type]:
+        config = architecture("groundup", vocab_size=2048, d_model=width, n_layers=depth, head_dim=32, context_length=seq_len, hash_rows=16_384)
+        seconds.append(time_steps(config, device, dtype, batch_size=tokens // seq_len, seq_len=seq_len) / tokens)
+        rows.append([cost(config, seq_len=seq_len).flops_per_token_training, width * depth])
+    per_flop, per_activation = np.linalg.solve(np.array(rows), np.array(seconds))
+    if per_flop <= 0 or per_activation < 0:  # noise: put everything on the FLOPs of the larger model
+        per_flop, per_activation = seconds[-1] / rows[-1][0], 0.0
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else total_memory_bytes()
+    known = detect(device_name(device)) if device.type == "cuda" else None
+    return Machine(
+        device_name(device),
+        device.type,
+        float(per_flop),
+        float(per_activation),
+        matmul_rate(device, dtype),
+        TOKENIZER_BYTES_PER_S,
+        memory,
+        known.usd_per_hour if known else None,
+    )
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a plain matrix product, the best of a few: 1024^3 on a processor, 8192^3 on a GPU."""
+    n = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        _wait(device)
+        started = time.perf_counter()
+        a @ b
+        _wait(device)
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best
+
+
+def time_steps(config: ModelConfig, device: torch.device, dtype: torch.dtype, *, batch_size: int, seq_len: int, micro_batch_size: int | None = None, n: int = 3) -> float:
+    """Median seconds of a training step of this model on random tokens, after one to warm up."""
+    model = initialize(Decoder(config), 0).to(device)
+    model.compute_dtype = dtype
+    state = TrainState(model, build_optimizer(model.named_parameters(), OptimizerConfig()))
+    settings = StepConfig(n + 1, micro_batch_size or batch_size)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.vocab_size, (batch_size, seq_len + 1), generator=generator).to(device)
+    batch = TrainBatch(ids[:, :-1], ids[:, 1:], torch.zeros_like(ids[:, :-1], dtype=torch.int32))
+    times = []
+    for _ in range(n + 1):
+        started = time.perf_counter()
+        state, _ = train_step(state, batch, settings)
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
