@@ -99,8 +99,10 @@ class HashEmbedding:
 class Prior:
     """N-gram counts mixed with the network's distribution by a learned gate; see ``model.prior``."""
 
-    max_order: int = 6
+    max_order: int = 5
     """Longest n-gram counted, in tokens."""
+    document_weight: float = 4.0
+    """How much more a count in the document so far weighs than one in another document."""
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ from groundup.account.hardware import peak_process_memory_bytes, reset_peak_proc
 from groundup.account.plan import Machine, Overrides, Plan, make_plan
 from groundup.config import ModelConfig, from_dict, to_dict
 from groundup.data import BatchStream, Corpus, Splits, TokenStore, assign_splits, open_corpus, write_shards
-from groundup.errors import GroundupError, UsageError
+from groundup.errors import UsageError
 from groundup.evaluate.bits import Score, evaluate
 from groundup.evaluate.writing import write_samples
 from groundup.kernels.attention import choose_backend
@@ -39,7 +40,7 @@ from groundup.parallel.data import World, barrier, broadcast_object, join_world,
 from groundup.runfolder import RunFolder, code_version, environment
 from groundup.tokenizer import Tokenizer
 from groundup.train.calibrate import measure_machine, pick_device, time_steps
-from groundup.train.checkpoint import disk_errors, load_checkpoint, lock_run, model_tensors, save_checkpoint
+from groundup.train.checkpoint import disk_errors, load_checkpoint, lock_run, model_tensors, save_checkpoint, write_file
 from groundup.train.feed import Feed
 from groundup.train.loop import Callbacks, Interrupted, NotFinite, StopSignal, train
 from groundup.train.step import StepConfig, StepMetrics, TrainState
@@ -195,6 +196,7 @@ def prepare(run: RunFolder, job: Job, budget, corpus: Corpus, splits: Splits, de
         with clock.phase("calibrate"):
             plan = _fix_steps(plan, machine, tokenizer, device, dtype, clock, world)
         run.update(plan=plan.to_dict() | {"machine": to_dict(machine)}, seconds_before_training=clock.spent)
+        write_file(run.path / "config.json", json.dumps(to_dict(plan.model), indent=1))
     barrier(world)
 
 
@@ -429,8 +431,6 @@ class Recorder:
             with disk_errors(file):
                 save_file(model_tensors(state), file.with_suffix(".partial"))
                 file.with_suffix(".partial").replace(file)
-            self.run.update(model=to_dict(self.bench.model.config))
-            (self.run.path / "config.json").write_text(__import__("json").dumps(to_dict(self.bench.model.config), indent=1))
             score = self._evaluation(state, "test", None)
         with self.clock.phase("samples"):
             write_samples(self.run, self.bench, state.step, self.spent, n_parse=8)
@@ -445,3 +445,17 @@ class Recorder:
         }
         shutil.rmtree(self.run.path / "state", ignore_errors=True)
         self.run.finish("finished", measured=measured)
+
+
+def score_text(bench: Workbench, data: Sequence[str], text_field: str) -> tuple[str, Score]:
+    """Bits per byte of any text under a trained run, every document and byte of it."""
+    import tempfile
+
+    if not data:
+        raise UsageError("--data: name the text to score")
+    corpus = open_corpus(data, text_field=text_field)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens"
+        write_shards(_encoded(bench.tokenizer, corpus.documents()), path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash)
+        scored = dataclasses.replace(bench, stores={"text": TokenStore.open(path)})
+        return corpus.name, scored.evaluate("text")

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from groundup.infer.sampler import check_settings, draw, probabilities
 from groundup.model.decoder import Decoder
 
 
+@runtime_checkable
 class Cursor(Protocol):
     """A place in a text, as the counts see it."""
 
@@ -27,6 +28,7 @@ class Cursor(Protocol):
         """Each expert's probabilities of the next token, and the features of the context that the gate weighs them by."""
 
 
+@runtime_checkable
 class CountsPrior(Protocol):
     """What generation needs of a model's prior."""
 
@@ -51,7 +53,7 @@ def generate(
 
     The network sees at most ``context_length`` tokens: whenever one more would not fit it starts over from the last
     ``context_length // 2`` (at least one), so a long text costs one such reading every half context. A prompt that does not fit is cut
-    to the same length.
+    to the same length for the network; the prior's cursor always sees all of the text.
 
     Args:
         prompt_ids: at least one token; every document starts with <|endoftext|>, so a text from nothing has that as its prompt.
@@ -123,6 +125,12 @@ class Reader:
         self.cache = KVCache(model.config, batch_size, model.compute_dtype, self.device)
         self.text = np.empty((batch_size, 0), dtype=np.int64)
 
+    def skip(self, row: int, tokens: Sequence[int]) -> None:
+        """Takes tokens of a row that only the counts shall see."""
+        for cursor in self.cursors[row : row + 1]:
+            for token in tokens:
+                cursor.push(token)
+
     @torch.inference_mode()
     def read(self, tokens: Int[np.ndarray, "b t"]) -> Float[Tensor, "b v"]:
         """Takes the next tokens of every row, at most context_length of them, and gives logits of the one after, the counts mixed in."""
@@ -142,9 +150,8 @@ class Reader:
         return logits
 
     def _mixed(self, hidden: Float[Tensor, "b d"], logits: Float[Tensor, "b v"], tokens: Int[np.ndarray, "b t"]) -> Float[Tensor, "b v"]:
-        for cursor, row in zip(self.cursors, tokens.tolist(), strict=True):
-            for token in row:
-                cursor.push(token)
+        for row, new in enumerate(tokens.tolist()):
+            self.skip(row, new)
         expert_p, features = zip(*(cursor.distribution() for cursor in self.cursors), strict=True)
         gate_logits = self.model.gate(hidden, torch.from_numpy(np.stack(features)).to(self.device))
         return mixture(gate_logits, logits, torch.from_numpy(np.stack(expert_p)).to(self.device))
@@ -154,6 +161,12 @@ def _steps(
     reader: Reader, prompts: Sequence[list[int]], generators: Sequence[torch.Generator], settings: dict[str, Any]
 ) -> Iterator[list[int | None]]:
     """The next token of every row, step after step without end; None for a row that is still inside its prompt."""
+    limit, half = reader.model.config.context_length, _half(reader.model.config)
+    # before the first pass, so that a row reads the same in a batch as alone
+    cuts = [len(prompt) - half if len(prompt) > limit else 0 for prompt in prompts]
+    for row, cut in enumerate(cuts):
+        reader.skip(row, prompts[row][:cut])
+    prompts = [prompt[cut:] for prompt, cut in zip(prompts, cuts, strict=True)]
     common = min(map(len, prompts))
     waiting = [iter(prompt[common:]) for prompt in prompts]
     tokens = [prompt[:common] for prompt in prompts]
@@ -181,7 +194,7 @@ def _settings(max_tokens: int, temperature: float, top_k: int | None, top_p: flo
 
 
 def _checked(prompt: Sequence[int] | np.ndarray, config: ModelConfig) -> list[int]:
-    """The prompt as a list, cut to what the network can read."""
+    """The prompt as a list; UsageError unless it has tokens and the model knows them all."""
     ids = [int(token) for token in prompt]
     if not ids:
         raise UsageError("the prompt has no tokens: start a text from nothing with <|endoftext|>")
@@ -189,7 +202,7 @@ def _checked(prompt: Sequence[int] | np.ndarray, config: ModelConfig) -> list[in
         raise UsageError(
             f"the prompt holds ids {min(ids)} to {max(ids)}, the model's are 0 to {config.vocab_size - 1}: use its own tokenizer"
         )
-    return ids if len(ids) <= config.context_length else ids[-_half(config) :]
+    return ids
 
 
 def _generator(seed: int | None) -> torch.Generator:

@@ -64,7 +64,7 @@ def scan(nodes, starts, first, last, counts, totals, distinct, discounts, weight
                 if p_total > 0:
                     deep_past, past_deep_total, past_deep_distinct = k, p_total, p_kinds
                 if total > 0 or p_total > 0:
-                    w = weight[k]
+                    w = weight
                     joint = (max(seen - d, 0.0) + w * max(p_seen - d, 0.0) + d * (kinds + w * p_kinds) * joint) / (total + w * p_total)
                 if k == 1:
                     features[t, 6] = math.log1p(total) / 8

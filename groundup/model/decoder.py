@@ -3,7 +3,7 @@
 It knows nothing of the trainer, of parallelism, or of how a cache keeps its books.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from groundup.model import functional as F
 SPARSE_ROWS = 16_384  # a table of at least this many rows gets row-sparse gradients: most rows are untouched in a step
 
 
+@runtime_checkable
 class Cache(Protocol):
     """What attention needs of a key-value cache: append this step's keys and values to a layer's and get all of them back."""
 
@@ -194,7 +195,7 @@ class Decoder(nn.Module):
     def embed(
         self, tokens: Int[Tensor, "b t"], documents: Int[Tensor, "b t"] | None, previous: Int[Tensor, "b p"] | None = None
     ) -> Float[Tensor, "b t d"]:
-        """Token vectors, plus the vectors of the hashed n-grams that end here; ``previous`` are tokens of the same document before these."""
+        """Token vectors, plus the vectors of the hashed n-grams that end here; ``previous`` holds the tokens before these."""
         x = lookup(self.embedding.weight, tokens)
         if self.hash_embedding is not None and self.config.hash_embedding is not None:
             table, spec = self.hash_embedding.weight, self.config.hash_embedding

@@ -56,10 +56,11 @@ def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int
 
     Returns the merges as pairs of ids, the k-th making id 256 + k, and each pre-token's final word, in the order of ``counts``.
     There are fewer merges than asked for when no pair is left.
+    A merge costs time in proportion to the bytes of the words that hold its pair: text without any boundaries (base64) is slow.
     """
     words, frequencies = [to_word(pretoken) for pretoken in counts], list(counts.values())
     pair_counts: dict[str, int] = defaultdict(int)
-    holders: dict[str, list[int]] = defaultdict(list)  # may name a word twice, or one that holds the pair no longer: both are harmless
+    holders: dict[str, list[int]] = defaultdict(list)  # may name a word that no longer holds the pair
     for index, (word, frequency) in enumerate(zip(words, frequencies, strict=True)):
         for pair in map(add, word, word[1:]):
             pair_counts[pair] += frequency
@@ -81,7 +82,7 @@ def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int
         token_bytes.append(token_bytes[left] + token_bytes[right])
         order.append(_descending(token_bytes[-1]))
         made = set()
-        for index in holders.pop(pair):
+        for index in dict.fromkeys(holders.pop(pair)):
             parts = words[index].split(pair)
             words[index] = new.join(parts)
             frequency = frequencies[index]

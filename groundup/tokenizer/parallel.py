@@ -1,4 +1,4 @@
-"""One function over a stream of batches on every core: in order, with few batches in flight, the answer the same for any number of workers."""
+"""One function over a stream of batches on every core: in order, few batches in flight, the same answer for any number of workers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,276 @@
+"""The front door: one verb a room, each as thin as it can be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+
+from groundup.account.plan import Overrides
+from groundup.errors import GroundupError, UsageError
+
+# Threads that wait at a barrier sleep instead of spinning: with anything else running, spinning costs up to ten times (docs/lab.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Text and a budget in, the best model that the budget can buy out."""
+
+    data: tuple[str, ...] = ()
+    """Files, folders, .jsonl or .parquet files, hub:owner/name[:subset]; none: the Python standard library of this machine."""
+    budget: str = "3m"
+    """Time (3m, 1h30m), FLOPs (2e17flop) or money (5usd); everything after reading the text counts."""
+    out: Path | None = None
+    """The run's folder (default: runs/ and the first free number)."""
+    resume: Path | None = None
+    """Go on with this run instead; only --json and --debug may stand beside it."""
+    text_field: str = "text"
+    """Field of the text in JSONL and Parquet files."""
+    seed: int = 0
+    """Seed of every random stream."""
+    save_every: float = 60.0
+    """Seconds between checkpoints."""
+    json: bool = False
+    """Print one machine-readable last line."""
+    debug: bool = False
+    """Show tracebacks."""
+    overrides: OmitArgPrefixes[Overrides] = dataclasses.field(default_factory=Overrides)
+    """Set by hand what the plan would derive."""
+
+    def run(self) -> None:
+        """Starts or resumes a run."""
+        from groundup.job import Job, resume, start
+        from groundup.screen import Screen, conclusion
+
+        screen = Screen(quiet=os.environ.get("RANK", "0") != "0")
+        if self.resume is not None:
+            changed = [f.name for f in dataclasses.fields(self) if f.name not in ("resume", "json", "debug") and getattr(self, f.name) != f.default and f.name != "overrides"]
+            if changed or self.overrides != Overrides():
+                raise UsageError(f"--resume goes on with the run's own settings: leave out --{(changed or ['the overrides'])[0].replace('_', '-')}")
+            with screen:
+                run = resume(self.resume, screen)
+        else:
+            job = Job(self.data, self.budget, self.out or _free_name(), self.text_field, self.seed, self.save_every, self.overrides)
+            with screen:
+                run = start(job, screen)
+        if not screen.quiet:
+            from groundup.report import write_report
+
+            report = write_report(run.path)
+            conclusion(run, report)
+            if self.json:
+                print(json.dumps({"run": str(run.path), "bits_per_byte": run.manifest["measured"]["bits_per_byte"], "predicted": run.manifest["plan"]["predicted"], "measured": run.manifest["measured"]}))
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continues a text."""
+
+    run_folder: Positional[Path]
+    """A finished run."""
+    prompt: str = ""
+    """Text to continue; empty begins a new document."""
+    max_tokens: int = 200
+    """Most tokens to write."""
+    temperature: float = 0.8
+    """0 takes the likeliest token; 1 is what the model believes."""
+    top_k: int | None = None
+    """Draw from so many likeliest tokens only."""
+    top_p: float | None = None
+    """Draw from the smallest set of tokens with this probability only."""
+    seed: int | None = None
+    """Same seed, same text."""
+    network_only: bool = False
+    """Leave the counts out."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def run(self) -> None:
+        """Streams the continuation to standard output."""
+        from groundup.infer.generate import generate
+
+        bench = _open(self.run_folder)
+        ids = [bench.tokenizer.end_of_text, *bench.tokenizer.encode_ordinary(self.prompt).tolist()]
+        tokens = generate(
+            bench.model, ids, max_tokens=self.max_tokens, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed,
+            stop_ids=(bench.tokenizer.end_of_text,), prior=None if self.network_only else bench.prior, vocab_size=bench.tokenizer.vocab_size,
+        )  # fmt: skip
+        decoder = bench.tokenizer.decoder()
+        sys.stdout.write(self.prompt)
+        for token in tokens:
+            sys.stdout.write(decoder.push(token))
+            sys.stdout.flush()
+        sys.stdout.write(decoder.finish() + "\n")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Completes what you type, line by line, in the terminal."""
+
+    run_folder: Positional[Path]
+    """A finished run."""
+    max_tokens: int = 256
+    """Most tokens of one continuation."""
+    temperature: float = 0.8
+    """0 takes the likeliest token."""
+    seed: int | None = None
+    """Same seed, same text."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def run(self) -> None:
+        """Reads standard input until it ends."""
+        from groundup.infer.chat import chat
+
+        bench = _open(self.run_folder)
+        chat(bench.model, bench.tokenizer, sys.stdin, sys.stdout, max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, prior=bench.prior)
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Bits per byte of a text that the run has not seen."""
+
+    run_folder: Positional[Path]
+    """A finished run."""
+    data: tuple[str, ...]
+    """What to score: sources as in train."""
+    text_field: str = "text"
+    """Field of the text in JSONL and Parquet files."""
+    json: bool = False
+    """Print one machine-readable last line."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def run(self) -> None:
+        """Scores every byte of every document."""
+        from groundup.job import score_text
+        from groundup.screen import show_score
+
+        name, score = score_text(_open(self.run_folder), self.data, self.text_field)
+        show_score(name, score)
+        if self.json:
+            print(json.dumps({"bits_per_byte": score.bits_per_byte, "bytes": score.n_bytes, "tokens": score.n_tokens, "interval": score.interval}))
+
+
+@dataclass(frozen=True)
+class Export:
+    """Writes a folder that transformers and tokenizers open, with the same ids and logits."""
+
+    run_folder: Positional[Path]
+    """A finished run of an exportable architecture (train --arch qwen3 or llama)."""
+    folder: Positional[Path]
+    """Where to write; must not exist."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def run(self) -> None:
+        """Writes configuration, weights and tokenizer."""
+        from groundup.model.families import export_model
+
+        bench = _open(self.run_folder)
+        if self.folder.exists():
+            raise UsageError(f"{self.folder} exists already: choose a new folder")
+        export_model(bench.model, bench.model.config, self.folder)
+        bench.tokenizer.save(self.folder / "tokenizer.json")
+        print(f"wrote {self.folder}: AutoModelForCausalLM.from_pretrained({str(self.folder)!r}) opens it")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Lists the runs of a folder, or compares some of them."""
+
+    root: Positional[Path] = Path("runs")
+    """Folder that holds runs."""
+    plot: Path | None = None
+    """Write a picture of bits per byte against time here (PNG)."""
+    json: bool = False
+    """Print one machine-readable last line."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def run(self) -> None:
+        """Prints a table, newest last."""
+        from groundup.report import compare, list_runs, plot_runs
+        from groundup.screen import show_rows
+
+        runs = list_runs(self.root)
+        rows = compare(runs)
+        show_rows(rows)
+        if self.plot is not None:
+            plot_runs(runs, self.plot)
+            print(f"wrote {self.plot}")
+        if self.json:
+            print(json.dumps(rows))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Writes a run's report.html and plots again."""
+
+    run_folder: Positional[Path]
+    """A run, finished or not."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def run(self) -> None:
+        """Writes the files and says where."""
+        from groundup.report import write_report
+
+        print(f"wrote {write_report(self.run_folder)}")
+
+
+def _open(path: Path):
+    from groundup.job import open_workbench
+    from groundup.kernels.memory import keep_freed_memory
+    from groundup.runfolder import RunFolder
+    from groundup.train.calibrate import pick_device
+
+    run = RunFolder.open(path)
+    if "plan" not in run.manifest:
+        raise UsageError(f"{path} was stopped before training began: start again with `groundup train`")
+    keep_freed_memory()
+    return open_workbench(run, pick_device(), weights=True)
+
+
+def _free_name() -> Path:
+    """runs/1, runs/2, ...: the first that does not exist."""
+    n = 1
+    while Path(f"runs/{n}").exists():
+        n += 1
+    return Path(f"runs/{n}")
+
+
+COMMANDS = {"train": Train, "generate": Generate, "chat": Chat, "eval": Eval, "export": Export, "runs": Runs, "report": Report}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parses the command line, runs one verb, and ends with 0, 1 (failed), 2 (asked wrongly) or 130 (interrupted)."""
+    from typing import Union
+
+    commands = tuple(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in COMMANDS.items())
+    command = tyro.cli(Union[commands], prog="groundup", description=__import__("groundup").__doc__.split("\n")[0], args=arguments)  # noqa: UP007
+    try:
+        command.run()
+    except GroundupError as e:
+        if command.debug:
+            raise
+        print(f"groundup: {e}", file=sys.stderr)
+        raise SystemExit(e.exit_status) from None
+    except KeyboardInterrupt:
+        print("groundup: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a model writes, at stages of its training; and for code, how much of that is Python."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from typing import Any, Protocol
+
+from groundup.data import TokenStore
+from groundup.infer.generate import CountsPrior, generate
+from groundup.model.decoder import Decoder
+from groundup.tokenizer import Tokenizer
+
+SAMPLE_TOKENS = 96
+CODE_PROMPTS = ("import os\n\n\ndef ", "class ")
+
+
+class Bench(Protocol):
+    """What writing needs of a trained run."""
+
+    tokenizer: Tokenizer
+    stores: dict[str, TokenStore]
+    prior: CountsPrior | None
+    model: Decoder
+
+
+class SampleLog(Protocol):
+    """Where samples go."""
+
+    def sample(self, **values: Any) -> None:
+        """Keeps one record."""
+
+
+def parsed_share(text: str) -> float:
+    """The share of a text's lines in its longest beginning that parses as Python; the last line, cut off anywhere, is not counted."""
+    lines = text.split("\n")[:-1]
+    for n in range(len(lines), 0, -1):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a sample's "\d" is its own affair
+                ast.parse("\n".join(lines[:n]))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        return n / len(lines)
+    return 0.0
+
+
+def looks_like_code(store: TokenStore) -> bool:
+    """Whether most documents of a store are Python files."""
+    names = store.document_ids[:200]
+    return sum(name.endswith(".py") for name in names) * 2 > len(names)
+
+
+def prompts(bench: Bench) -> list[str]:
+    """Beginnings to continue: of code for code, else the first words of a held-out document, and always nothing at all."""
+    if looks_like_code(bench.stores["train"]):
+        return [*CODE_PROMPTS, ""]
+    store = bench.stores["validation"]
+    start = int(store.document_starts[0])
+    words = bench.tokenizer.decode(store.slice(start + 1, min(start + 25, store.n_tokens)))
+    return [" ".join(words.split(" ")[:6]), ""]
+
+
+def write(bench: Bench, prompt: str, *, max_tokens: int = SAMPLE_TOKENS, seed: int = 0, temperature: float = 0.8) -> str:
+    """The prompt's continuation."""
+    ids = [bench.tokenizer.end_of_text, *bench.tokenizer.encode_ordinary(prompt).tolist()]
+    tokens = generate(
+        bench.model, ids, max_tokens=max_tokens, temperature=temperature, seed=seed, stop_ids=(bench.tokenizer.end_of_text,),
+        prior=bench.prior, vocab_size=bench.tokenizer.vocab_size,
+    )  # fmt: skip
+    return bench.tokenizer.decode(list(tokens))
+
+
+def write_samples(log: SampleLog, bench: Bench, step: int, seconds: float, *, n_parse: int) -> None:
+    """Logs a continuation of each prompt, and for code the share that parses over ``n_parse`` longer ones (0: none)."""
+    code = looks_like_code(bench.stores["train"])
+    for prompt in prompts(bench):
+        text = write(bench, prompt)
+        log.sample(step=step, seconds=seconds, prompt=prompt, text=text, parses=parsed_share(prompt + text) == 1.0 if code else None)
+    if code and n_parse:
+        texts = [write(bench, "", max_tokens=2 * SAMPLE_TOKENS, seed=100 + i) for i in range(n_parse)]
+        shares = [parsed_share(text) for text in texts]
+        log.sample(step=step, seconds=seconds, parse_rate=sum(shares) / n_parse, n=n_parse)

@@ -1,0 +1,69 @@
+"""Decoding with a cache is the full forward pass, whatever the model and whatever the steps."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.config import Attention, Dense, HashEmbedding, Layer, Norm
+from groundup.infer.cache import KVCache
+
+MODELS = {
+    "grouped, qk-norm": {},
+    "window": {"layers": (Layer(Attention(2, 2, 8, window=3), Dense(32)), Layer(Attention(2, 1, 16), Dense(32)))},
+    "value embedding": {"layers": (Layer(Attention(2, 2, 8, value_embedding=True), Dense(32, "relu2")),) * 2},
+    "post-norm, biases, no positions": {
+        "layers": (
+            Layer(Attention(2, 2, 8, rotary=None, bias=True, output_bias=True), Dense(32, "gelu", bias=True), Norm("layer"), "post"),
+        )
+    },
+    "hashed n-grams": {"hash_embedding": HashEmbedding((2, 4), 512), "embedding_norm": Norm()},
+}
+
+
+def cached(model, tokens, sizes):
+    """Hidden states of tokens read in steps of the given sizes."""
+    cache = KVCache(model.config, tokens.shape[0], torch.float32, tokens.device)
+    parts = []
+    for part in tokens.split(sizes, dim=1):
+        parts.append(model.hidden(part, cache=cache))
+        cache.advance(part)
+    assert cache.length == tokens.shape[1]
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=8, deadline=None)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), seed=st.integers(0, 2**31))
+def test_steps_of_any_size_equal_the_full_forward(tiny, name, sizes, seed):
+    model = tiny(**MODELS[name])
+    tokens = torch.randint(0, 40, (2, sum(sizes)), generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        torch.testing.assert_close(cached(model, tokens, sizes), model.hidden(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_growing_past_the_first_capacity_keeps_what_was_there(tiny):
+    model = tiny(context_length=512)
+    tokens = torch.randint(0, 40, (1, 200), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(cached(model, tokens, [1] * 200), model.hidden(tokens), atol=1e-5, rtol=1e-5)
+
+
+def test_a_cleared_cache_is_as_new(tiny):
+    model = tiny(hash_embedding=HashEmbedding((2, 3), 512))
+    cache = KVCache(model.config, 1, torch.float32, torch.device("cpu"))
+    first, second = torch.tensor([[3, 4, 5, 6]]), torch.tensor([[7, 8]])
+    with torch.no_grad():
+        model.hidden(first, cache=cache)
+        cache.advance(first)
+        cache.clear()
+        torch.testing.assert_close(model.hidden(second, cache=cache), model.hidden(second), atol=1e-5, rtol=1e-5)
+
+
+def test_the_hashed_ngrams_of_a_single_token_need_the_tokens_before_it(tiny):
+    model = tiny(hash_embedding=HashEmbedding((3,), 512))
+    last = torch.tensor([[9]])
+    with torch.no_grad():
+        alone, known = model.embed(last, None), model.embed(last, None, torch.tensor([[7, 8]]))
+        torch.testing.assert_close(known, model.embed(torch.tensor([[7, 8, 9]]), None)[:, -1:])
+    assert not torch.allclose(alone, known)

@@ -1,0 +1,218 @@
+"""Exported folders open in transformers with the same logits and ids, and come back as they went."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior, Rotary
+from groundup.errors import GroundupError, UsageError
+from groundup.model.decoder import Decoder
+from groundup.model.families import export_model, family_of, from_family, import_model, tensor_name, to_family
+from groundup.model.initialize import initialize
+from groundup.tokenizer import Tokenizer
+
+
+def export(model: Decoder, folder, **options) -> None:
+    export_model(model, model.config, folder, **options)
+
+
+def shape(family: str, *, tied: bool = False, theta: float = 5000.0, eps: float = 1e-5) -> ModelConfig:
+    norm = Norm(eps=eps)
+    mixer = Attention(4, 2, 16, rotary=Rotary(theta), qk_norm=norm if family == "qwen3" else None)
+    return ModelConfig(300, 48, 64, (Layer(mixer, Dense(80), norm),) * 3, final_norm=norm, tied=tied)
+
+
+def random_model(config: ModelConfig) -> Decoder:
+    model = initialize(Decoder(config), 0, zero_outputs=False)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 1 or name.startswith("head"):  # gains that are not one, logits that differ
+                p.add_(torch.randn(p.shape, generator=generator) * 0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    Tokenizer.train([b"the cat sat on the mat and the rat sat on the cat\n" * 5], 290, n_workers=1).save(path)
+    return path
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_transformers_gives_the_same_logits(family, tied, tmp_path):
+    model = random_model(shape(family, tied=tied))
+    export(model, tmp_path / "out")
+    theirs, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True, output_loading_info=True)
+    assert theirs.config.model_type == family
+    assert not any(loading.values())
+    tokens = torch.randint(0, 300, (2, 60), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_transformers_gives_the_same_ids_and_knows_the_end_of_text(tokenizer_file, tmp_path):
+    export(random_model(shape("qwen3")), tmp_path / "out", tokenizer=tokenizer_file)
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == tokenizer_file.read_bytes()
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out", local_files_only=True)
+    ours = Tokenizer.load(tokenizer_file)
+    for text in ("the cat sat", " é€ \n\n  def f(x): return x\t", "日本"):
+        assert theirs.encode(text) == ours.encode(text).tolist()
+        assert theirs.decode(ours.encode(text)) == text
+    assert theirs.eos_token_id == theirs.bos_token_id == ours.end_of_text
+    assert theirs.model_max_length == 64
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", local_files_only=True)
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == ours.end_of_text
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_round_trip_gives_the_same_model(family, tied, tmp_path):
+    model = random_model(shape(family, tied=tied))
+    export(model, tmp_path / "out")
+    config, tensors = import_model(tmp_path / "out")
+    assert config == model.config
+    back = Decoder(config)
+    back.load_state_dict(tensors)
+    for name, p in model.named_parameters():
+        assert torch.equal(p, back.get_parameter(name)), name
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_what_transformers_saves_can_be_read(family, tmp_path):
+    model = random_model(shape(family))
+    export(model, tmp_path / "ours")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", local_files_only=True)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="40kB")
+    assert (tmp_path / "theirs" / "model.safetensors.index.json").exists()
+    config, tensors = import_model(tmp_path / "theirs")
+    assert config == model.config
+    assert all(torch.equal(p, tensors[name]) for name, p in model.named_parameters())
+
+
+def test_configurations_as_their_makers_publish_them():
+    llama = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 2}
+    config = from_family({**llama, "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_scaling": None})
+    assert config.layers[0].mixer == Attention(32, 32, 128, rotary=Rotary(10_000.0))
+    assert family_of(config)[0] == "llama"
+    qwen = {**llama, "model_type": "qwen3", "num_key_value_heads": 8, "rope_theta": 1_000_000, "tie_word_embeddings": True}
+    config = from_family({**qwen, "vocab_size": 151936, "max_position_embeddings": 40960, "sliding_window": None})
+    assert config.layers[0].mixer == Attention(32, 8, 128, rotary=Rotary(1_000_000.0), qk_norm=Norm(eps=1e-6))
+    assert config.tied
+    assert to_family(config)["rope_theta"] == 1_000_000
+
+
+def changed(**fields) -> ModelConfig:
+    return dataclasses.replace(shape("qwen3"), **fields)
+
+
+def changed_layer(index: int = 0, **fields) -> ModelConfig:
+    config = shape("qwen3")
+    layers = list(config.layers)
+    layers[index] = dataclasses.replace(layers[index], **fields)
+    return dataclasses.replace(config, layers=tuple(layers))
+
+
+NORM = Norm(eps=1e-5)
+HEADS = {"qk_norm": NORM, "rotary": Rotary(5000.0)}
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [
+        (changed(hash_embedding=HashEmbedding()), "hash_embedding"),
+        (changed(prior=Prior()), "prior"),
+        (changed(logit_softcap=15.0), "logit_softcap"),
+        (changed(embedding_norm=NORM), "embedding_norm"),
+        (changed(head_bias=True), "head_bias"),
+        (changed(final_norm=None), "final_norm"),
+        (changed(final_norm=Norm(eps=1e-3)), "final_norm.eps"),
+        (changed(layers=()), "layers"),
+        (changed_layer(mlp=Dense(80, "relu2")), "layers[0].mlp.activation"),
+        (changed_layer(2, mlp=Dense(96)), "layers[2].mlp.d_ff"),
+        (changed_layer(norm=Norm(eps=1e-5, weight=False)), "layers[0]"),
+        (changed_layer(placement="sandwich"), "layers[0].placement"),
+        (changed_layer(1, mixer=Attention(4, 2, 16, rotary=Rotary(5000.0))), "layers[1].mixer.qk_norm"),
+        (changed_layer(1, mixer=Attention(4, 2, 16, window=8, **HEADS)), "layers[1].mixer.window"),
+        (changed_layer(mixer=Attention(4, 2, 16, value_embedding=True, **HEADS)), "layers[0].mixer.value_embedding"),
+        (changed_layer(mixer=Attention(4, 2, 16, rotary=None, qk_norm=NORM)), "layers[0].mixer.rotary"),
+        (dataclasses.replace(shape("llama"), d_model=50), "d_model"),
+    ],
+)
+def test_what_no_family_can_say_is_named_and_nothing_is_written(config, field, tmp_path):
+    family, reason = family_of(config)
+    assert family is None
+    assert reason.startswith(field)
+    with pytest.raises(UsageError, match="cannot be exported"):
+        export(Decoder(config), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"num_hidden_layers": "3"}, "num_hidden_layers"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type"),
+    ],
+)
+def test_a_config_that_asks_for_more_is_refused_by_name(change, says):
+    with pytest.raises(UsageError, match=says):
+        from_family({**to_family(shape("qwen3")), **change})
+
+
+def test_a_folder_in_use_and_a_tokenizer_too_large_are_refused(tokenizer_file, tmp_path):
+    model = random_model(shape("qwen3"))
+    (tmp_path / "mine").write_text("keep")
+    with pytest.raises(UsageError, match="there already"):
+        export(model, tmp_path)
+    with pytest.raises(UsageError, match=r"\d+ tokens, the model 260"):
+        export(Decoder(changed(vocab_size=260)), tmp_path / "out", tokenizer=tokenizer_file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        export(model, tmp_path / "out", tokenizer=tmp_path / "none.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    (tmp_path / "empty").mkdir()
+    export(model, tmp_path / "empty")
+    assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["config.json", "generation_config.json", "model.safetensors"]
+
+
+def test_a_disk_that_fails_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GroundupError, match="cannot be written"):
+        export(random_model(shape("qwen3")), tmp_path / "file" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_broken_weights_are_named(tmp_path):
+    folder = tmp_path / "out"
+    export(random_model(shape("qwen3")), folder)
+    tensors = load_file(folder / "model.safetensors")
+    name = tensor_name("layers.1.mlp.up.weight")
+    for broken, says in (
+        ({k: v for k, v in tensors.items() if k != name}, f"no {name}"),
+        ({**tensors, name: tensors[name][:5].clone()}, rf"\[5, 48\] as its {name}"),
+        ({**tensors, "model.extra": torch.zeros(2)}, "model.extra"),
+    ):
+        save_file(broken, folder / "model.safetensors")
+        with pytest.raises(GroundupError, match=says):
+            import_model(folder)
+    (folder / "model.safetensors").write_bytes(np.arange(99).tobytes())
+    with pytest.raises(GroundupError, match="broken"):
+        import_model(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="missing"):
+        import_model(folder)
+    (folder / "config.json").write_text(json.dumps([]))
+    with pytest.raises(GroundupError, match="no object"):
+        import_model(folder)

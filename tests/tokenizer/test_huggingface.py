@@ -1,0 +1,154 @@
+"""The saved file opens in Hugging Face's ``tokenizers`` with the same ids, comes back whole, and bad files are refused by name."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from unicodedata import ucd_3_2_0
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import groundup
+from groundup.errors import GroundupError, UsageError
+from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer
+
+SOURCES = [path.read_bytes() for path in sorted(Path(groundup.__file__).parent.glob("tokenizer/*.py"))]
+MIXED = "Grüße, мир! DON'T don't 你好世界 🌍🌍 ١٢٣ 12345 café naïve Ω≈ç√ हिन्दी ภาษาไทย\r\n\t" * 5
+
+
+@pytest.fixture(scope="module", params=sorted(PATTERNS))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tokenizer, tokenizers.Tokenizer]:
+    ours = Tokenizer.train([*SOURCES, MIXED], 900, pattern=request.param, special_tokens=(END_OF_TEXT, "<|a|>", "<|a|>b"))
+    path = tmp_path_factory.mktemp("saved") / "tokenizer.json"
+    ours.save(path)
+    return ours, tokenizers.Tokenizer.from_file(str(path))
+
+
+# Libraries follow different versions of Unicode (ours is the regex module's), so only what all of them know is compared.
+KNOWN = st.characters(exclude_categories=["Cn", "Cs"]).filter(lambda character: ucd_3_2_0.category(character) != "Cn")
+WORDS = st.lists(
+    st.sampled_from(
+        [
+            *["a", "Z", "é", "e\u0301", "你", "ǅ", "ʰ", "self", " def", "'s", "'S", "'ſ", "'LL", "'", "1", "٣", "Ⅷ", "²", "🌍", "//", "!"],
+            *[" ", "  ", "\t", "\n", "\r\n", "\u3000", "\x85", "\x1c", "\u180e", "\u200d", "\ufeff", "\x00"],
+            *["<|a|>", "<|a|>b", END_OF_TEXT],
+        ]
+    ),
+    max_size=30,
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.one_of(st.text(alphabet=KNOWN), WORDS))
+def test_tokenizers_gives_the_same_ids(pair: tuple[Tokenizer, tokenizers.Tokenizer], text: str) -> None:
+    ours, theirs = pair
+    ids = ours.encode(text, allowed_special="all").tolist()
+    assert ids == theirs.encode(text, add_special_tokens=False).ids
+    assert theirs.decode(ids, skip_special_tokens=False) == text == ours.decode(ids)
+
+
+def test_tokenizers_gives_the_same_ids_on_real_text(pair: tuple[Tokenizer, tokenizers.Tokenizer]) -> None:
+    ours, theirs = pair
+    for text in [*SOURCES, MIXED.encode()]:
+        assert ours.encode(text, allowed_special="all").tolist() == theirs.encode(text.decode()).ids
+    assert theirs.get_vocab_size() == ours.vocab_size
+    assert {token: theirs.token_to_id(token) for token in ours.special_tokens} == ours.special_tokens
+
+
+def test_it_comes_back_whole(pair: tuple[Tokenizer, tokenizers.Tokenizer], tmp_path: Path) -> None:
+    ours, theirs = pair
+    ours.save(tmp_path)  # into a folder, twice: the second replaces the first
+    ours.save(tmp_path)
+    assert os.listdir(tmp_path) == ["tokenizer.json"]
+    for path in (tmp_path, tmp_path / "tokenizer.json"):
+        loaded = Tokenizer.load(path)
+        assert (loaded.merges, loaded.special_tokens, loaded.pattern) == (ours.merges, ours.special_tokens, ours.pattern)
+        assert loaded.hash == ours.hash
+    theirs.save(str(tmp_path / "theirs.json"))
+    assert Tokenizer.load(tmp_path / "theirs.json").hash == ours.hash
+
+
+def test_a_tokenizer_of_bytes_alone(tmp_path: Path) -> None:
+    Tokenizer([], special_tokens=()).save(tmp_path / "bytes.json")
+    assert Tokenizer.load(tmp_path / "bytes.json").vocab_size == 256
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "bytes.json")).encode("é").ids == list("é".encode())
+
+
+def change(*keys: str | int, to: object) -> Callable[[dict], None]:
+    def apply(content: dict) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        content[keys[-1]] = to
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (change("normalizer", to={"type": "NFC"}), r"its normalizer is not supported.*NFC"),
+        (change("pre_tokenizer", to={"type": "Whitespace"}), "pre_tokenizer is not supported"),
+        (change("pre_tokenizer", to=None), "pre_tokenizer is not supported"),
+        (change("pre_tokenizer", "pretokenizers", 0, "pattern", "Regex", to="x+"), "pre_tokenizer is not supported"),
+        (change("pre_tokenizer", "pretokenizers", 0, "behavior", to="Removed"), "pre_tokenizer is not supported.*Removed"),
+        (change("pre_tokenizer", "pretokenizers", 1, "add_prefix_space", to=True), "pre_tokenizer is not supported"),
+        (change("post_processor", to={"type": "TemplateProcessing"}), "post_processor is not supported.*TemplateProcessing"),
+        (change("decoder", to={"type": "Metaspace"}), "Metaspace"),
+        (change("truncation", to={"max_length": 3}), "truncation"),
+        (change("surprise", to=1), "surprise"),
+        (change("model", "type", to="Unigram"), "Unigram"),
+        (change("model", "dropout", to=0.1), "model dropout"),
+        (change("model", "ignore_merges", to=True), "model ignore_merges"),
+        (change("added_tokens", 0, "lstrip", to=True), "added_tokens"),
+        (change("added_tokens", 0, "id", to=400), "added_tokens"),
+        (change("added_tokens", 0, to={}), "lacks its content or id"),
+        (change("model", "merges", 1, to="a b c"), "merge 1"),
+        (change("model", "merges", 0, to=["zz", "a"]), "merge 0"),
+        (change("model", "vocab", "a", to=5), "token 'a' has id 5"),
+        (change("model", "vocab", "zz", to=900), "token 'zz' is made by no merge"),
+        (change("model", "vocab", to=None), "no vocab"),
+        (change("model", to=None), "no tokenizer.json"),
+    ],
+)
+def test_what_is_not_supported_is_named(damage: Callable[[dict], None], says: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    Tokenizer.train([b"the cat in the hat"], 262).save(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    damage(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(GroundupError, match=says) as caught:
+        Tokenizer.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_missing_truncated_and_binary_files(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    with pytest.raises(UsageError, match="cannot be read"):
+        Tokenizer.load(path)
+    Tokenizer([]).save(path)
+    whole = path.read_bytes()
+    for content in (whole[:1000], b"\xff\xfe\x00", b""):
+        path.write_bytes(content)
+        with pytest.raises(GroundupError, match="is broken"):
+            Tokenizer.load(path)
+    path.write_bytes(b"[]")
+    with pytest.raises(UsageError, match=r"no tokenizer\.json"):
+        Tokenizer.load(path)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "tokenizer.json"
+    old = Tokenizer([(97, 98)])
+    old.save(path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(GroundupError, match="No space left"):
+        Tokenizer([]).save(path)
+    assert Tokenizer.load(path).hash == old.hash
+    assert os.listdir(tmp_path) == ["tokenizer.json"]
