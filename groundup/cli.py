@@ -178,8 +178,7 @@ class Export:
         bench = _open(self.run_folder)
         if self.folder.exists():
             raise UsageError(f"{self.folder} exists already: choose a new folder")
-        export_model(bench.model, bench.model.config, self.folder)
-        bench.tokenizer.save(self.folder / "tokenizer.json")
+        export_model(bench.model, bench.model.config, self.folder, tokenizer=self.run_folder / "tokenizer.json")
         print(f"wrote {self.folder}: AutoModelForCausalLM.from_pretrained({str(self.folder)!r}) opens it")
 
 

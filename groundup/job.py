@@ -26,7 +26,8 @@ from groundup.account import CPU, GPU, cost, parse_budget, process_memory_bytes,
 from groundup.account.hardware import peak_process_memory_bytes, reset_peak_process_memory
 from groundup.account.plan import Machine, Overrides, Plan, make_plan
 from groundup.config import ModelConfig, from_dict, to_dict
-from groundup.data import BatchStream, Corpus, Splits, TokenStore, assign_splits, open_corpus, write_shards
+from groundup.data import BatchStream, Corpus, Document, Splits, TokenStore, assign_splits, open_corpus, write_shards
+from groundup.data.corpus import content_hash
 from groundup.errors import UsageError
 from groundup.evaluate.bits import Score, evaluate
 from groundup.evaluate.writing import write_samples
@@ -202,19 +203,26 @@ def prepare(run: RunFolder, job: Job, budget, corpus: Corpus, splits: Splits, de
 
 def _tokenize(run: RunFolder, plan: Plan, corpus: Corpus, splits: Splits, clock: Clock) -> Tokenizer:
     with clock.phase("tokenizer"):
-        texts = (document.text for split, document in splits.apply(corpus.documents()) if split == "train")
+        texts = (document.text for document in _documents(corpus, splits, "train", plan))
         tokenizer = Tokenizer.train(texts, plan.model.vocab_size, max_bytes=plan.tokenizer_bytes)
         tokenizer.save(run.path / "tokenizer.json")
     with clock.phase("encode"):
         for wanted in ("train", "validation", "test"):
-            documents = (d for split, d in splits.apply(corpus.documents()) if split == wanted)
             write_shards(
-                _encoded(tokenizer, documents),
+                _encoded(tokenizer, _documents(corpus, splits, wanted, plan)),
                 run.path / "tokens" / wanted,
                 vocab_size=tokenizer.vocab_size,
                 tokenizer_hash=tokenizer.hash,
             )
     return tokenizer
+
+
+def _documents(corpus: Corpus, splits: Splits, wanted: str, plan: Plan) -> Iterator[Document]:
+    """The documents of a split; of train, when the plan takes only a part, those whose hash falls below that part."""
+    part = plan.text_bytes / splits.bytes["train"]
+    for split, document in splits.apply(corpus.documents()):
+        if split == wanted and (split != "train" or part >= 1 or int.from_bytes(content_hash(document.text)[:8], "big") < part * 2**64):
+            yield document
 
 
 def _encoded(tokenizer: Tokenizer, documents: Iterator) -> Iterator:

@@ -20,6 +20,8 @@ from groundup.errors import UsageError
 
 SMALL_SCALE = LossLaw("groundup's fit at small scale (docs/lab.md)", 0.9, 21.0, 0.30, 92.0, 0.37)
 """Bits a byte of source code or prose for budgets of seconds to hours on a processor."""
+COUNTS_BYTES_PER_S = 1.6e6  # counting n-grams and leaving documents out, two cores (docs/lab.md)
+TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
 BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096 (docs/lab.md)
 
 
@@ -138,6 +140,8 @@ class Plan:
     """Fields of Schedule."""
     clip_norm: float
     """Most that the gradient norm may be."""
+    text_bytes: int
+    """Bytes of training text used: whole documents, chosen by hash, of about so many bytes."""
     tokenizer_bytes: int
     """Bytes of text that the tokenizer is trained on."""
     seed: int
@@ -195,9 +199,10 @@ def make_plan(
     attainable = 1 / machine.seconds_per_flop
     seconds = budget.seconds_on(attainable_flops=attainable, usd_per_hour=machine.usd_per_hour)
     say = _Sayer(o)
-    tokenizer_bytes = int(min(n_bytes, max(500_000, 0.04 * seconds * machine.tokenizer_bytes_per_s)))
-    prior = _choose_prior(o, seconds, n_bytes, say)
-    spare = _reserve(seconds, n_bytes, tokenizer_bytes, machine, prior)
+    prior = _choose_prior(o, seconds, n_bytes, machine, say)
+    text_bytes = _text_bytes(seconds, n_bytes, machine, prior, say)
+    tokenizer_bytes = int(min(text_bytes, max(1_000_000, 0.05 * seconds * machine.tokenizer_bytes_per_s)))
+    spare = _reserve(seconds, text_bytes, tokenizer_bytes, machine, prior)
     train_seconds = seconds - spare
     if train_seconds <= 0:
         raise UsageError(
@@ -206,12 +211,12 @@ def make_plan(
         )
     flops = train_seconds * attainable * world_size
     vocab = say(
-        "vocab_size", choose_vocab_size(flops, n_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "docs/lab.md"
+        "vocab_size", choose_vocab_size(flops, text_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "docs/lab.md"
     )
     seq_len = say(
         "seq_len", _power(256 * (flops / 1e13) ** 0.2, 64, 4096), "256 (C / 1e13)^0.2: longer pays once the model can use it", "docs/lab.md"
     )
-    unique = n_bytes / bytes_per_token(vocab)
+    unique = text_bytes / bytes_per_token(vocab)
     config, why = _best_shape(o, machine, vocab, seq_len, train_seconds * world_size, unique, prior, law)
     layer = config.layers[0]
     say("d_model", config.d_model, why, law.name)
@@ -257,7 +262,7 @@ def make_plan(
         say("matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024; docs/lab.md"),
         say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "docs/lab.md"),
         {"kind": kind, "warmup_fraction": 0.0, "warmup_steps": max(1, n_steps // 50), "decay_fraction": 0.5 if kind == "wsd" else 0.2, "final_scale": 0.0},
-        1.0, tokenizer_bytes, seed, (),
+        1.0, text_bytes, tokenizer_bytes, seed, (),
     )  # fmt: skip
     say.add("parameters", format_count(cost(config, seq_len=seq_len).parameters), "counted", "exact")
     say.add("tokens", f"{format_count(plan.tokens)} ({plan.tokens / unique:.2f} epochs)", "steps x batch x length", "exact")
@@ -289,7 +294,7 @@ def _power(x: float, low: int, high: int) -> int:
     return int(min(high, max(low, 2 ** round(math.log2(x)))))
 
 
-def _choose_prior(o: Overrides, seconds: float, n_bytes: int, say: _Sayer) -> bool:
+def _choose_prior(o: Overrides, seconds: float, n_bytes: int, machine: Machine, say: _Sayer) -> bool:
     if o.prior not in ("auto", "on", "off"):
         raise UsageError(f"--prior {o.prior}: choose auto, on or off")
     if o.arch != "groundup":
@@ -297,23 +302,31 @@ def _choose_prior(o: Overrides, seconds: float, n_bytes: int, say: _Sayer) -> bo
             raise UsageError(f"--prior on and --arch {o.arch} contradict each other: counts cannot be exported; leave one of them out")
         say.add("prior", "off", f"--arch {o.arch} is for export, and counts cannot be exported", "you")
         return False
-    affordable = n_bytes <= 4e8 and seconds >= 8
-    pays = affordable and seconds <= 6 * 3600
-    on = o.prior == "on" or (o.prior == "auto" and pays)
-    why = (
-        "counts learn in one pass what the network needs hours for"
-        if pays
-        else "the text is too large for tables, or the budget too small or large"
-    )
-    say.add("prior", "on" if on else "off", why if o.prior == "auto" else "set by hand", "docs/lab.md" if o.prior == "auto" else "you")
-    return on
+    fits = 60 * n_bytes < machine.memory_bytes  # tables, and the experts' word on every token, at three bytes a token
+    if o.prior != "auto":
+        say.add("prior", o.prior, "set by hand", "you")
+        return o.prior == "on"
+    why = "one pass of counting is worth hours of this network's training" if fits else "the tables of so much text do not fit the memory"
+    say.add("prior", "on" if fits else "off", why, "docs/lab.md")
+    return fits
 
 
-def _reserve(seconds: float, n_bytes: int, tokenizer_bytes: int, machine: Machine, prior: bool) -> float:
+def _seconds_per_byte(machine: Machine, prior: bool) -> float:
+    return 1 / machine.tokenizer_bytes_per_s + (1 / COUNTS_BYTES_PER_S if prior else 0.0)
+
+
+def _text_bytes(seconds: float, n_bytes: int, machine: Machine, prior: bool, say: _Sayer) -> int:
+    """All of the text, or what tokenizer and counts can take in within their share of the budget."""
+    most = int(TEXT_SHARE * seconds / _seconds_per_byte(machine, prior))
+    used = min(n_bytes, most)
+    why = "all of it" if used == n_bytes else f"what {TEXT_SHARE:.0%} of the budget can tokenize" + (" and count" if prior else "")
+    say.add("text", f"{used / 1e6:.1f} of {n_bytes / 1e6:.1f} MB", why, "measured")
+    return used
+
+
+def _reserve(seconds: float, text_bytes: int, tokenizer_bytes: int, machine: Machine, prior: bool) -> float:
     """Seconds that are not training: tokenizer, encoding, counts, evaluations, samples, report."""
-    tokens = (tokenizer_bytes + n_bytes) / machine.tokenizer_bytes_per_s
-    counts = n_bytes / 1.2e6 if prior else 0.0
-    return tokens + counts + 2.0 + 0.07 * seconds
+    return tokenizer_bytes / machine.tokenizer_bytes_per_s + text_bytes * _seconds_per_byte(machine, prior) + 2.0 + 0.08 * seconds
 
 
 def _tokens_per_step(flops: float) -> int:

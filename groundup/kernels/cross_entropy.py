@@ -18,7 +18,7 @@ def chunk_rows(vocab_size: int, device_type: str) -> int:
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, gate_logits, expert_log_p, scale, cap):
+    def forward(ctx, hidden, weight, bias, targets, gate_logits, expert_log_p, scale, cap, network_share):
         needs = any(ctx.needs_input_grad)
         w = weight.to(hidden.dtype)
         nll = torch.empty(2, hidden.shape[0], dtype=torch.float32, device=hidden.device)
@@ -55,8 +55,8 @@ class _HeadLoss(torch.autograd.Function):
                 nll[1, part] = -(mixed * valid)[:, 0]
                 blame = torch.exp(joint - mixed)  # the share of the target's probability that each expert gave
                 if needs:
-                    d_gate[part] = share * (gates.exp() - blame)
-                share = share * blame[:, :1]
+                    d_gate[part] = (1 - network_share) * share * (gates.exp() - blame)
+                share = share * ((1 - network_share) * blame[:, :1] + network_share)
             if not needs:
                 continue
             # d loss / d logits = share * (softmax - onehot), in place of the exponentials
@@ -74,12 +74,12 @@ class _HeadLoss(torch.autograd.Function):
                 d_weight += (g.T @ x).float()
         ctx.save_for_backward(d_hidden, d_weight, d_bias, d_gate)
         ctx.mark_non_differentiable(nll)
-        return nll[1].sum() * scale, nll
+        return torch.lerp(nll[1].sum(), nll[0].sum(), network_share) * scale, nll
 
     @staticmethod
     def backward(ctx, grad, _):
         d_hidden, d_weight, d_bias, d_gate = (None if d is None else d * grad.to(d.dtype) for d in ctx.saved_tensors)
-        return d_hidden, d_weight, d_bias, None, d_gate, None, None, None
+        return d_hidden, d_weight, d_bias, None, d_gate, None, None, None, None
 
 
 def head_loss(
@@ -92,11 +92,12 @@ def head_loss(
     expert_log_p: Float[Tensor, "n k"] | None = None,
     scale: float = 1.0,
     logit_softcap: float | None = None,
+    network_share: float = 0.0,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "2 n"]]:
     """scale * sum of nats of the targets (-1 costs nothing), and the nats of each target: row 0 the network alone, row 1 the mixture.
 
     With experts, p(y) = g_0 softmax(hidden weight^T)_y + sum_k g_k p_k(y), g = softmax(gate_logits); else both rows are the network's.
     The gradient of log p(y) reaches the network scaled by its posterior g_0 p_net(y) / p(y): the network learns what the experts do not
-    know. Oracle: ``model.functional.mixture_nll_reference``.
+    know; ``network_share`` a of the loss is the network's own nats instead, (1 - a) nll_mixture + a nll_network. Oracle: ``model.functional.mixture_nll_reference``.
     """
-    return _HeadLoss.apply(hidden, weight, bias, targets, gate_logits, expert_log_p, scale, logit_softcap)
+    return _HeadLoss.apply(hidden, weight, bias, targets, gate_logits, expert_log_p, scale, logit_softcap, network_share)

@@ -243,8 +243,12 @@ class Decoder(nn.Module):
         expert_log_p: Float[Tensor, "b t k"] | None = None,
         features: Float[Tensor, "b t c"] | None = None,
         scale: float = 1.0,
+        network_share: float = 0.0,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "2 b t"]]:
-        """scale * summed nats of the targets, and the nats of each: row 0 by the network alone, row 1 by the mixture (equal without one)."""
+        """scale * summed nats of the targets, and the nats of each: row 0 by the network alone, row 1 by the mixture (equal without one).
+
+        See ``kernels.cross_entropy.head_loss`` for the mixture and for ``network_share``.
+        """
         hidden = self.hidden(tokens, documents).flatten(0, 1)
         gate_logits = None
         if self.gate is not None and expert_log_p is not None and features is not None:
@@ -258,5 +262,6 @@ class Decoder(nn.Module):
             expert_log_p=expert_log_p if gate_logits is not None else None,
             scale=scale,
             logit_softcap=self.config.logit_softcap,
+            network_share=network_share,
         )
         return total, nats.view(2, *tokens.shape)

@@ -26,6 +26,8 @@ class StepConfig:
     """Learning-rate scale over the run."""
     clip_norm: float | None = 1.0
     """Most that the gradient's global norm may be, or none."""
+    network_share: float = 0.3
+    """With a prior: the share of the loss that is the network's own nats, so that it learns the text and not only the counts' mistakes."""
 
 
 @dataclass
@@ -101,7 +103,13 @@ def train_step(
     for start in range(0, n_rows, config.micro_batch_size):
         part = batch.rows(start, min(start + config.micro_batch_size, n_rows))
         loss, each = loss_fn(
-            part.tokens, part.targets, part.documents, expert_log_p=part.expert_log_p, features=part.features, scale=inverse
+            part.tokens,
+            part.targets,
+            part.documents,
+            expert_log_p=part.expert_log_p,
+            features=part.features,
+            scale=inverse,
+            network_share=config.network_share,
         )
         loss.backward()
         nats += each.detach().double().sum((1, 2))
