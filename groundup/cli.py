@@ -52,9 +52,15 @@ class Train:
 
         screen = Screen(quiet=os.environ.get("RANK", "0") != "0")
         if self.resume is not None:
-            changed = [f.name for f in dataclasses.fields(self) if f.name not in ("resume", "json", "debug") and getattr(self, f.name) != f.default and f.name != "overrides"]
+            changed = [
+                f.name
+                for f in dataclasses.fields(self)
+                if f.name not in ("resume", "json", "debug") and getattr(self, f.name) != f.default and f.name != "overrides"
+            ]
             if changed or self.overrides != Overrides():
-                raise UsageError(f"--resume goes on with the run's own settings: leave out --{(changed or ['the overrides'])[0].replace('_', '-')}")
+                raise UsageError(
+                    f"--resume goes on with the run's own settings: leave out --{(changed or ['the overrides'])[0].replace('_', '-')}"
+                )
             with screen:
                 run = resume(self.resume, screen)
         else:
@@ -67,7 +73,16 @@ class Train:
             report = write_report(run.path)
             conclusion(run, report)
             if self.json:
-                print(json.dumps({"run": str(run.path), "bits_per_byte": run.manifest["measured"]["bits_per_byte"], "predicted": run.manifest["plan"]["predicted"], "measured": run.manifest["measured"]}))
+                print(
+                    json.dumps(
+                        {
+                            "run": str(run.path),
+                            "bits_per_byte": run.manifest["measured"]["bits_per_byte"],
+                            "predicted": run.manifest["plan"]["predicted"],
+                            "measured": run.manifest["measured"],
+                        }
+                    )
+                )
 
 
 @dataclass(frozen=True)
@@ -100,9 +115,17 @@ class Generate:
         bench = _open(self.run_folder)
         ids = [bench.tokenizer.end_of_text, *bench.tokenizer.encode_ordinary(self.prompt).tolist()]
         tokens = generate(
-            bench.model, ids, max_tokens=self.max_tokens, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p, seed=self.seed,
-            stop_ids=(bench.tokenizer.end_of_text,), prior=None if self.network_only else bench.prior, vocab_size=bench.tokenizer.vocab_size,
-        )  # fmt: skip
+            bench.model,
+            ids,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            stop_ids=(bench.tokenizer.end_of_text,),
+            prior=None if self.network_only else bench.prior,
+            vocab_size=bench.tokenizer.vocab_size,
+        )
         decoder = bench.tokenizer.decoder()
         sys.stdout.write(self.prompt)
         for token in tokens:
@@ -131,7 +154,16 @@ class Chat:
         from groundup.infer.chat import chat
 
         bench = _open(self.run_folder)
-        chat(bench.model, bench.tokenizer, sys.stdin, sys.stdout, max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed, prior=bench.prior)
+        chat(
+            bench.model,
+            bench.tokenizer,
+            sys.stdin,
+            sys.stdout,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            seed=self.seed,
+            prior=bench.prior,
+        )
 
 
 @dataclass(frozen=True)
@@ -157,7 +189,11 @@ class Eval:
         name, score = score_text(_open(self.run_folder), self.data, self.text_field)
         show_score(name, score)
         if self.json:
-            print(json.dumps({"bits_per_byte": score.bits_per_byte, "bytes": score.n_bytes, "tokens": score.n_tokens, "interval": score.interval}))
+            print(
+                json.dumps(
+                    {"bits_per_byte": score.bits_per_byte, "bytes": score.n_bytes, "tokens": score.n_tokens, "interval": score.interval}
+                )
+            )
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 
 from groundup.account import CPU, GPU, cost, parse_budget, process_memory_bytes, training_memory
 from groundup.account.hardware import peak_process_memory_bytes, reset_peak_process_memory
-from groundup.account.plan import Machine, Overrides, Plan, make_plan
+from groundup.account.plan import Overrides, Plan, make_plan, restate
 from groundup.config import ModelConfig, from_dict, to_dict
 from groundup.data import BatchStream, Corpus, Document, Splits, TokenStore, assign_splits, open_corpus, write_shards
 from groundup.data.corpus import content_hash
-from groundup.errors import UsageError
+from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import Score, evaluate
 from groundup.evaluate.writing import write_samples
 from groundup.kernels.attention import choose_backend
@@ -49,6 +49,9 @@ from groundup.train.step import StepConfig, StepMetrics, TrainState
 EVALUATIONS = 8  # looks at the validation split during training, evenly spread in steps
 SAMPLE_STAGES = 4  # of those, how many also write samples
 VALIDATION_TOKENS = 20_000  # tokens of each look
+EVALUATION_SHARE = (
+    0.1  # of the budget that the final evaluation may take; where all of the test split needs more, evenly spread windows of it
+)
 
 
 class Listener:
@@ -57,8 +60,11 @@ class Listener:
     def phase(self, name: str) -> None:
         """A phase begins."""
 
-    def plan(self, plan: Plan, machine: Machine, predicted: dict[str, Any], groups: list[dict[str, str]], notes: list[str]) -> None:
-        """The plan is made, and this is what it predicts."""
+    def plan(self, plan: dict[str, Any], machine: dict[str, Any]) -> None:
+        """The plan is made, before the budget is spent on anything but measuring."""
+
+    def training(self, plan: dict[str, Any], predicted: dict[str, Any], groups: list[dict[str, str]], notes: list[str]) -> None:
+        """Training begins, with so many steps, and this is what the whole run is predicted to cost."""
 
     def step(self, record: dict[str, Any], n_steps: int) -> None:
         """A training step is done."""
@@ -130,14 +136,18 @@ def start(job: Job, listener: Listener) -> RunFolder:
             corpus = open_corpus(job.data, text_field=job.text_field)
             splits = assign_splits(corpus)
             read_seconds = time.monotonic() - started
-            run = RunFolder.create(job.out, _first_manifest(job, corpus, splits, device)) if world.is_main else RunFolder(job.out, {})
+            if world.is_main:
+                run = RunFolder.create(job.out, _first_manifest(job, corpus, splits, device))
+            else:
+                run = RunFolder(job.out, {})
+                run.read_only = True
             run.log("phase", name="read", seconds=read_seconds)
             clock = Clock(run, listener)
             prepare(run, job, budget, corpus, splits, device, world, clock)
             trained = True
             finish(run, device, world, clock, listener)
             return run
-    except (UsageError, KeyboardInterrupt):
+    except (GroundupError, KeyboardInterrupt):
         if world.is_main and new and not trained:
             shutil.rmtree(job.out, ignore_errors=True)
         raise
@@ -151,6 +161,7 @@ def resume(path: Path, listener: Listener) -> RunFolder:
     world, device = join_world(), pick_device()
     try:
         run = RunFolder.open(path)
+        run.read_only = not world.is_main
         if run.manifest["status"] == "finished":
             raise UsageError(f"{path} is finished: there is nothing to resume; start a new run with `groundup train`")
         if "plan" not in run.manifest:
@@ -161,7 +172,7 @@ def resume(path: Path, listener: Listener) -> RunFolder:
                 listener.event(f"resumed with {torch.get_num_threads()} threads, begun with {threads}: sums may differ in the last bit")
             run.log("event", what="resume", text="resumed")
             run.update(status="running")
-            finish(run, device, world, Clock(run, listener), listener)
+            finish(run, device, world, Clock(run, listener), listener, resumed=True)
         return run
     finally:
         leave_world(world)
@@ -174,6 +185,7 @@ def _first_manifest(job: Job, corpus: Corpus, splits: Splits, device: torch.devi
         "environment": environment(str(device)),
         "code": code_version(),
         "seed": job.seed,
+        "save_every_s": job.save_every_s,
     }
 
 
@@ -188,6 +200,7 @@ def prepare(run: RunFolder, job: Job, budget, corpus: Corpus, splits: Splits, de
         machine = broadcast_object(machine, world)
         plan = make_plan(budget, machine, splits.bytes["train"], overrides=job.overrides, world_size=world.size, seed=job.seed)
     if world.is_main:
+        clock.listener.plan(plan.to_dict(), to_dict(machine))
         tokenizer = _tokenize(run, plan, corpus, splits, clock)
         stores = {split: TokenStore.open(run.path / "tokens" / split) for split in ("train", "validation", "test")}
         if plan.model.prior is not None:
@@ -195,7 +208,7 @@ def prepare(run: RunFolder, job: Job, budget, corpus: Corpus, splits: Splits, de
                 prior = NgramPrior.build(stores["train"], tokenizer.vocab_size, plan.model.prior)
                 prior.save(run.path / "prior.safetensors")
         with clock.phase("calibrate"):
-            plan = _fix_steps(plan, machine, tokenizer, device, dtype, clock, world)
+            plan = _fix_steps(plan, tokenizer, {split: store.n_tokens for split, store in stores.items()}, device, dtype, clock, world)
         run.update(plan=plan.to_dict() | {"machine": to_dict(machine)}, seconds_before_training=clock.spent)
         write_file(run.path / "config.json", json.dumps(to_dict(plan.model), indent=1))
     barrier(world)
@@ -238,7 +251,9 @@ def _encoded(tokenizer: Tokenizer, documents: Iterator) -> Iterator:
             group = []
 
 
-def _fix_steps(plan: Plan, machine: Machine, tokenizer: Tokenizer, device: torch.device, dtype: torch.dtype, clock: Clock, world: World) -> Plan:
+def _fix_steps(
+    plan: Plan, tokenizer: Tokenizer, held_out: dict[str, int], device: torch.device, dtype: torch.dtype, clock: Clock, world: World
+) -> Plan:
     """The plan with the vocabulary that the text really gave, and as many steps as the time that is left really holds."""
     model = dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size)
     step_seconds = time_steps(
@@ -246,17 +261,29 @@ def _fix_steps(plan: Plan, machine: Machine, tokenizer: Tokenizer, device: torch
     )
     if plan.model.prior is not None:
         step_seconds *= 1.05  # the gate and its features, which the trial has not
-    forward = step_seconds / 3 / (plan.batch_size * plan.seq_len)
-    looks = forward * VALIDATION_TOKENS * EVALUATIONS
-    left = plan.seconds - clock.spent - looks - 2 * forward * 400_000 - 0.02 * plan.seconds - 3.0
+    forward = step_seconds / 3 / (plan.batch_size * plan.seq_len)  # seconds a token; backward costs twice as much
+    evaluation = forward * (EVALUATIONS * min(VALIDATION_TOKENS, held_out["validation"]) + 2 * held_out["test"])
+    test_tokens = None
+    if evaluation > EVALUATION_SHARE * plan.seconds:
+        test_tokens = max(1000, int(EVALUATION_SHARE * plan.seconds / (2 * forward)))
+        evaluation = min(evaluation, 2 * EVALUATION_SHARE * plan.seconds)
+    left = plan.seconds - clock.spent - evaluation - 0.04 * plan.seconds - 0.5
     chosen_by_hand = any(c.name == "steps" and c.source == "you" for c in plan.choices)
     n_steps = plan.n_steps if chosen_by_hand else int(left / step_seconds)
     if n_steps < 1:
-        raise UsageError(f"--budget {plan.budget}: {clock.spent:.0f} s went into tokenizer and counts, and none are left for a step; give more")
-    return dataclasses.replace(
-        plan, model=model, n_steps=n_steps, step_seconds=step_seconds, train_seconds=n_steps * step_seconds,
+        raise UsageError(
+            f"--budget {plan.budget}: {clock.spent:.0f} s went into tokenizer and counts, and none are left for a step; give more"
+        )
+    plan = dataclasses.replace(
+        plan,
+        model=model,
+        n_steps=n_steps,
+        step_seconds=step_seconds,
+        train_seconds=n_steps * step_seconds,
         schedule=plan.schedule | {"warmup_steps": max(1, n_steps // 50)},
-    )  # fmt: skip
+        test_tokens=test_tokens,
+    )
+    return dataclasses.replace(plan, choices=restate(plan, held_out["train"]))
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -282,9 +309,14 @@ class Workbench:
         store = self.stores[split]
         table = self.prior.features(store) if self.prior is not None else None
         return evaluate(
-            self.model, store, seq_len=self.plan["seq_len"], table=table, counts_nats=table.counts_nats if table is not None else None,
-            max_tokens=max_tokens, token_bytes=self.tokenizer.n_bytes(np.arange(self.tokenizer.vocab_size)),
-        )  # fmt: skip
+            self.model,
+            store,
+            seq_len=self.plan["seq_len"],
+            table=table,
+            counts_nats=table.counts_nats if table is not None else None,
+            max_tokens=max_tokens,
+            token_bytes=self.tokenizer.n_bytes(np.arange(self.tokenizer.vocab_size)),
+        )
 
 
 def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = False) -> Workbench:
@@ -307,33 +339,39 @@ def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = Fals
     return Workbench(tokenizer, stores, prior, model, plan)
 
 
-def finish(run: RunFolder, device: torch.device, world: World, clock: Clock, listener: Listener) -> None:
+def finish(run: RunFolder, device: torch.device, world: World, clock: Clock, listener: Listener, *, resumed: bool = False) -> None:
     """Trains from wherever the run stands to its last step, evaluates, samples, reports."""
-    if not run.manifest or "plan" not in run.manifest:
-        run = RunFolder.open(run.path)
+    run.manifest = RunFolder.open(run.path).manifest
     bench = open_workbench(run, device)
     plan = bench.plan
     steps = StepConfig(plan["n_steps"], plan["micro_batch_size"], Schedule(**plan["schedule"]), plan["clip_norm"])
     optimizer = build_optimizer(
-        bench.model.named_parameters(), OptimizerConfig(matrices=plan["matrices"], weight_decay=plan["weight_decay"], **plan["learning_rates"])
+        bench.model.named_parameters(),
+        OptimizerConfig(matrices=plan["matrices"], weight_decay=plan["weight_decay"], **plan["learning_rates"]),
     )
     state = TrainState(bench.model, optimizer)
     previous = load_checkpoint(run.path, state)
-    recorder = Recorder(run, bench, clock, listener, world, previous)
+    before = (previous or {}).get("spent", run.manifest["seconds_before_training"]) if resumed else 0.0
+    recorder = Recorder(run, bench, clock, listener, world, before)
     table = bench.prior.training_features(bench.stores["train"]) if bench.prior is not None else None
     predicted = recorder.predict(table)
     if world.is_main:
-        listener.plan(plan, run.manifest["plan"]["machine"], predicted, describe(optimizer.groups), [f"attention: {choose_backend(device)[0]}, {choose_backend(device)[1]}"])
+        listener.training(plan, predicted, describe(optimizer.groups), ["attention: {}: {}".format(*choose_backend(device))])
     stream = BatchStream(bench.stores["train"], plan["batch_size"], plan["seq_len"], plan["seed"], world.rank, world.size)
     looks = frozenset(round(steps.n_steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS))
     reset_peak_process_memory()
     with clock.phase("train"), StopSignal() as stop:
         try:
             train(
-                state, Feed(stream, device, table), steps,
+                state,
+                Feed(stream, device, table),
+                steps,
                 Callbacks(recorder.step, recorder.look, recorder.save, recorder.skip),
-                milestones=looks, save_every_s=60.0, world=world, stop=stop,
-            )  # fmt: skip
+                milestones=looks,
+                save_every_s=run.manifest["save_every_s"],
+                world=world,
+                stop=stop,
+            )
         except (Interrupted, NotFinite) as e:
             if world.is_main:
                 run.log("event", what=type(e).__name__.lower(), step=state.step, text=str(e))
@@ -346,9 +384,9 @@ def finish(run: RunFolder, device: torch.device, world: World, clock: Clock, lis
 class Recorder:
     """Keeps the books of a run: metrics, evaluations, samples, checkpoints, and what was predicted against what was measured."""
 
-    def __init__(self, run: RunFolder, bench: Workbench, clock: Clock, listener: Listener, world: World, previous: dict[str, Any] | None):
+    def __init__(self, run: RunFolder, bench: Workbench, clock: Clock, listener: Listener, world: World, before: float):
         self.run, self.bench, self.clock, self.listener, self.world = run, bench, clock, listener, world
-        self.before = (previous or {}).get("spent", run.manifest.get("seconds_before_training", 0.0)) if previous or not clock.spent else 0.0
+        self.before = before
         self.counted = cost(bench.model.config, seq_len=bench.plan["seq_len"], prior_shape=self._prior_shape())
         self.bytes_per_token = bench.stores["train"].n_bytes / bench.stores["train"].n_tokens
 
@@ -367,10 +405,15 @@ class Recorder:
         tokens = plan["n_steps"] * plan["batch_size"] * plan["seq_len"]
         given = {"process, text and counts": process_memory_bytes() - 4 * self.counted.parameters}
         memory = training_memory(
-            self.bench.model.config, batch_size=plan["micro_batch_size"], seq_len=plan["seq_len"],
-            run=CPU if self.bench.model.embedding.weight.device.type == "cpu" else GPU, matrices=plan["matrices"],
-            accumulating=plan["batch_size"] // self.world.size > plan["micro_batch_size"], prior_shape=self._prior_shape(), given=given,
-        )  # fmt: skip
+            self.bench.model.config,
+            batch_size=plan["micro_batch_size"],
+            seq_len=plan["seq_len"],
+            run=CPU if self.bench.model.embedding.weight.device.type == "cpu" else GPU,
+            matrices=plan["matrices"],
+            accumulating=plan["batch_size"] // self.world.size > plan["micro_batch_size"],
+            prior_shape=self._prior_shape(),
+            given=given,
+        )
         predicted = {
             "parameters": self.counted.parameters,
             "tokens": tokens,
@@ -390,11 +433,18 @@ class Recorder:
         tokens = state.step * metrics.tokens
         rate = metrics.tokens / seconds
         record = {
-            "step": state.step, "tokens": tokens, "flops": self.counted.flops_training(tokens), "seconds": self.spent, "loss": metrics.loss,
-            "network_loss": metrics.network_loss, "bits_per_byte": metrics.loss / math.log(2) / self.bytes_per_token, "lr_scale": metrics.lr_scale,
-            "grad_norm": metrics.grad_norm, "tokens_per_s": rate,
+            "step": state.step,
+            "tokens": tokens,
+            "flops": self.counted.flops_training(tokens),
+            "seconds": self.spent,
+            "loss": metrics.loss,
+            "network_loss": metrics.network_loss,
+            "bits_per_byte": metrics.loss / math.log(2) / self.bytes_per_token,
+            "lr_scale": metrics.lr_scale,
+            "grad_norm": metrics.grad_norm,
+            "tokens_per_s": rate,
             "mfu": self.counted.mfu(rate, self.bench.plan["machine"]["matmul_flops"] * self.world.size),
-        }  # fmt: skip
+        }
         self.run.log("train", **record)
         self.listener.step(record, self.bench.plan["n_steps"])
 
@@ -418,9 +468,16 @@ class Recorder:
         score = self.bench.evaluate(split, max_tokens)
         tokens = state.step * self.bench.plan["batch_size"] * self.bench.plan["seq_len"]
         record = {
-            "step": state.step, "tokens": tokens, "flops": self.counted.flops_training(tokens), "seconds": self.spent, "split": split,
-            "bits_per_byte": score.bits_per_byte, "bytes": score.n_bytes, "tokens_scored": score.n_tokens, "interval": score.interval,
-        }  # fmt: skip
+            "step": state.step,
+            "tokens": tokens,
+            "flops": self.counted.flops_training(tokens),
+            "seconds": self.spent,
+            "split": split,
+            "bits_per_byte": score.bits_per_byte,
+            "bytes": score.n_bytes,
+            "tokens_scored": score.n_tokens,
+            "interval": score.interval,
+        }
         self.run.log("evaluation", **record)
         self.listener.evaluation(record)
         return score
@@ -439,7 +496,7 @@ class Recorder:
             with disk_errors(file):
                 save_file(model_tensors(state), file.with_suffix(".partial"))
                 file.with_suffix(".partial").replace(file)
-            score = self._evaluation(state, "test", None)
+            score = self._evaluation(state, "test", self.bench.plan["test_tokens"])
         with self.clock.phase("samples"):
             write_samples(self.run, self.bench, state.step, self.spent, n_parse=8)
         tokens = state.step * self.bench.plan["batch_size"] * self.bench.plan["seq_len"]
@@ -464,6 +521,8 @@ def score_text(bench: Workbench, data: Sequence[str], text_field: str) -> tuple[
     corpus = open_corpus(data, text_field=text_field)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens"
-        write_shards(_encoded(bench.tokenizer, corpus.documents()), path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash)
+        write_shards(
+            _encoded(bench.tokenizer, corpus.documents()), path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash
+        )
         scored = dataclasses.replace(bench, stores={"text": TokenStore.open(path)})
         return corpus.name, scored.evaluate("text")

@@ -19,10 +19,12 @@ FORMAT = 1
 
 
 class RunFolder:
-    """The files of one run: manifest.json, config.json, tokenizer.json, metrics.jsonl, samples.jsonl, model.safetensors, state/, tokens/."""
+    """The files of one run: manifest, config and tokenizer (json), metrics and samples (jsonl), model.safetensors, state/, tokens/."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]):
         self.path, self.manifest = path, manifest
+        self.read_only = False
+        """Whether nothing is written: all ranks but the first only read."""
 
     @classmethod
     def create(cls, path: Path, manifest: dict[str, Any]) -> RunFolder:
@@ -46,7 +48,9 @@ class RunFolder:
         except json.JSONDecodeError as e:
             raise GroundupError(f"{file}: damaged ({e}); restore it from a copy of the run") from e
         if manifest.get("format") != FORMAT:
-            raise UsageError(f"{path}: a run of another version (format {manifest.get('format')}, this one reads {FORMAT}); use that version")
+            raise UsageError(
+                f"{path}: a run of another version (format {manifest.get('format')}, this one reads {FORMAT}); use that version"
+            )
         return cls(path, manifest)
 
     def update(self, **values: Any) -> None:
@@ -56,6 +60,8 @@ class RunFolder:
 
     def write_manifest(self) -> None:
         """Writes manifest.json whole."""
+        if self.read_only:
+            return
         write_file(self.path / "manifest.json", json.dumps(self.manifest, indent=1))
 
     def log(self, kind: str, **values: Any) -> None:
@@ -67,6 +73,8 @@ class RunFolder:
         self._append("samples.jsonl", values)
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
+        if self.read_only:
+            return
         with disk_errors(self.path / name), (self.path / name).open("a") as f:
             f.write(json.dumps(record) + "\n")
 

@@ -35,9 +35,13 @@ class Screen(Listener):
         self.quiet = quiet
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.percentage:>3.0f}%"), TextColumn("{task.fields[text]}"),
-            console=self.console, refresh_per_second=4,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            refresh_per_second=4,
+        )
         self.task: Any = None
         self.recent: list[tuple[float, int, float]] = []
         self.last_plain = 0.0
@@ -56,20 +60,25 @@ class Screen(Listener):
             self.task = None
         self.console.print(f"[dim]{PHASES.get(name, name)} ...[/dim]")
 
-    def plan(self, plan: dict[str, Any], machine: dict[str, Any], predicted: dict[str, Any], groups: list[dict[str, str]], notes: list[str]) -> None:
-        """The plan as a table, each value with its reason, then what it will cost."""
+    def plan(self, plan: dict[str, Any], machine: dict[str, Any]) -> None:
+        """The plan as a table, each value with its reason."""
         table = Table(title=f"The plan for {plan['budget']} on {machine['name']}", title_justify="left", box=None, pad_edge=False)
         for column in ("", "chosen", "why", "source"):
             table.add_column(column, overflow="fold", style="dim" if column in ("why", "source") else None)
         for row in plan["rows"]:
             table.add_row(row["name"], row["value"], row["why"], row["source"])
         self.console.print(table)
+
+    def training(self, plan: dict[str, Any], predicted: dict[str, Any], groups: list[dict[str, str]], notes: list[str]) -> None:
+        """The parameter groups, what runs, and what the whole will cost."""
         show_rows(groups, console=self.console, title="Parameter groups")
         for note in notes:
             self.console.print(f"[dim]{note}[/dim]")
         self.console.print(
-            f"[bold]predicted[/bold]: {format_count(predicted['parameters'])} parameters, {format_count(predicted['tokens'])} tokens, "
-            f"{format_flops(predicted['flops'])}, {format_seconds(predicted['seconds'])}, {format_bytes(predicted['peak_memory_bytes'])} of memory at the peak"
+            f"[bold]predicted[/bold]: {format_count(predicted['parameters'])} parameters, {plan['n_steps']:,} steps, "
+            f"{format_count(predicted['tokens'])} tokens, {format_flops(predicted['flops'])}, {format_seconds(predicted['seconds'])}, "
+            f"{format_bytes(predicted['peak_memory_bytes'])} of memory at the peak",
+            soft_wrap=True,
         )
 
     def step(self, record: dict[str, Any], n_steps: int) -> None:
@@ -86,7 +95,7 @@ class Screen(Listener):
         if not self.console.is_terminal:
             if time.monotonic() - self.last_plain > 10 and not self.quiet:
                 self.last_plain = time.monotonic()
-                self.console.print(f"step {record['step']}/{n_steps}  {text}")
+                self.console.print(f"step {record['step']}/{n_steps}  {text}", soft_wrap=True)
             return
         if self.task is None:
             self.progress.start()
@@ -97,7 +106,10 @@ class Screen(Listener):
         """One line an evaluation."""
         bits = record["bits_per_byte"]
         parts = ", ".join(f"{name} {bits[name]:.3f}" for name in ("network", "counts") if name in bits)
-        self.console.print(f"{record['split']} after {format_seconds(record['seconds'])}: [bold]{bits['model']:.4f} bits per byte[/bold]" + (f"  [dim]({parts})[/dim]" if parts else ""))
+        self.console.print(
+            f"{record['split']} after {format_seconds(record['seconds'])}: [bold]{bits['model']:.4f} bits per byte[/bold]"
+            + (f"  [dim]({parts})[/dim]" if parts else "")
+        )
 
     def event(self, text: str) -> None:
         """One line."""
@@ -125,7 +137,13 @@ def conclusion(run: RunFolder, report: Path) -> None:
     table = Table(title="Predicted and measured", title_justify="left", box=None, pad_edge=False)
     for column in ("", "predicted", "measured", "ratio"):
         table.add_column(column, justify="left" if not column else "right")
-    shown = {"parameters": format_count, "tokens": format_count, "flops": format_flops, "seconds": format_seconds, "peak_memory_bytes": format_bytes}
+    shown = {
+        "parameters": format_count,
+        "tokens": format_count,
+        "flops": format_flops,
+        "seconds": format_seconds,
+        "peak_memory_bytes": format_bytes,
+    }
     for name, show in shown.items():
         table.add_row(name.removesuffix("_bytes").replace("_", " "), show(said[name]), show(was[name]), f"{was[name] / said[name]:.3f}")
     console.print(table)
@@ -136,7 +154,9 @@ def conclusion(run: RunFolder, report: Path) -> None:
         texts = [s for s in last if "text" in s and s["step"] == last[-1]["step"]]
         if texts:
             console.print(f"\n[dim]it writes:[/dim] {texts[0]['prompt']}{texts[0]['text']}\n", markup=True)
-    console.print(f"report: {report}\nnext:   groundup generate {run.path} --prompt '...'     groundup chat {run.path}     groundup runs {run.path.parent}")
+    console.print(
+        f"report: {report}\nnext:   groundup generate {run.path} --prompt '...'   groundup chat {run.path}   groundup runs {run.path.parent}"
+    )
 
 
 def show_score(name: str, score: Score) -> None:

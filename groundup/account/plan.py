@@ -146,6 +146,8 @@ class Plan:
     """Bytes of text that the tokenizer is trained on."""
     seed: int
     """Seed of every random stream."""
+    test_tokens: int | None
+    """Tokens of the test split scored at the end; None is all of them."""
     choices: tuple[Choice, ...]
     """The plan as it is printed."""
 
@@ -173,8 +175,8 @@ def bytes_per_token(vocab_size: int) -> float:
 def choose_vocab_size(train_seconds_flops: float, n_bytes: int) -> int:
     """A power of two near 2048 * (FLOPs / 1e13)^0.15, between 512 and 65,536, with at least 1,000 bytes of text for each token.
 
-    A larger vocabulary reads more text per FLOP but splits the evidence (Tao et al. 2024 find an exponent below one against parameters; ours
-    is fitted in docs/lab.md).
+    A larger vocabulary reads more text per FLOP but splits the evidence (Tao et al. 2024 find an exponent below one against parameters;
+    ours is fitted in docs/lab.md).
     """
     by_compute = 2048 * (train_seconds_flops / 1e13) ** 0.15
     by_text = max(512.0, n_bytes / 1000)
@@ -253,21 +255,60 @@ def make_plan(
     )
     if n_steps < 1:
         raise UsageError(
-            f"--budget {budget}: one step takes {format_seconds(step_seconds)}, and {format_seconds(train_seconds)} are left for training; give more"
+            f"--budget {budget}: a step takes {format_seconds(step_seconds)} and {format_seconds(train_seconds)} are left for training; give more"
         )
     rates = _learning_rates(o, config.d_model, say)
     kind = say("schedule", "wsd", "constant, then linear to zero: the last half of the run decays", "Hägele et al. 2024; docs/lab.md")
     plan = Plan(
-        budget, seconds, config, seq_len, batch, micro, n_steps, train_seconds, step_seconds, rates,
+        budget,
+        seconds,
+        config,
+        seq_len,
+        batch,
+        micro,
+        n_steps,
+        train_seconds,
+        step_seconds,
+        rates,
         say("matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024; docs/lab.md"),
         say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "docs/lab.md"),
-        {"kind": kind, "warmup_fraction": 0.0, "warmup_steps": max(1, n_steps // 50), "decay_fraction": 0.5 if kind == "wsd" else 0.2, "final_scale": 0.0},
-        1.0, text_bytes, tokenizer_bytes, seed, (),
-    )  # fmt: skip
-    say.add("parameters", format_count(cost(config, seq_len=seq_len).parameters), "counted", "exact")
-    say.add("tokens", f"{format_count(plan.tokens)} ({plan.tokens / unique:.2f} epochs)", "steps x batch x length", "exact")
-    say.add("training FLOPs", format_flops(plan.flops), "6 a parameter in matrix products, plus attention's pairs", "exact")
-    return dataclasses.replace(plan, choices=tuple(say.choices))
+        {
+            "kind": kind,
+            "warmup_fraction": 0.0,
+            "warmup_steps": max(1, n_steps // 50),
+            "decay_fraction": 0.5 if kind == "wsd" else 0.2,
+            "final_scale": 0.0,
+        },
+        1.0,
+        text_bytes,
+        tokenizer_bytes,
+        seed,
+        None,
+        (),
+    )
+    return dataclasses.replace(plan, choices=(*say.choices, *_totals(plan, unique)))
+
+
+def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
+    """The plan's lines with the steps and totals that it has now."""
+    totals = {choice.name: choice for choice in _totals(plan, unique_tokens)}
+    steps = Choice("steps", f"{plan.n_steps:,}", f"what the time left holds at {plan.step_seconds * 1e3:.0f} ms a step", "measured")
+    by_name = totals | {"steps": steps}
+    out = []
+    for choice in plan.choices:
+        new = by_name.get(choice.name)
+        keep = new is None or (choice.name == "steps" and choice.source == "you")
+        out.append(choice if keep else new)
+    return tuple(out)
+
+
+def _totals(plan: Plan, unique_tokens: float) -> list[Choice]:
+    parameters = cost(plan.model, seq_len=plan.seq_len).parameters
+    return [
+        Choice("parameters", format_count(parameters), "counted, without the counts' gate", "exact"),
+        Choice("tokens", f"{format_count(plan.tokens)} ({plan.tokens / unique_tokens:.2f} epochs)", "steps x batch x length", "exact"),
+        Choice("training FLOPs", format_flops(plan.flops), "6 a parameter in matrix products, plus attention's pairs", "exact"),
+    ]
 
 
 class _Sayer:
@@ -347,9 +388,14 @@ def _learning_rates(o: Overrides, d_model: int, say: _Sayer) -> dict[str, float]
     table = say("table_lr", 0.01, "times (d_model / 768)^-0.5", "docs/lab.md")
     head = say("head_lr", 0.004, "times (d_model / 768)^-0.5", "docs/lab.md")
     return {
-        "matrix_lr": matrix, "embedding_lr": table * scale, "hash_embedding_lr": 2 * table, "value_embedding_lr": table * scale,
-        "head_lr": head * scale, "gate_lr": 0.01, "vector_lr": table * scale,
-    }  # fmt: skip
+        "matrix_lr": matrix,
+        "embedding_lr": table * scale,
+        "hash_embedding_lr": 2 * table,
+        "value_embedding_lr": table * scale,
+        "head_lr": head * scale,
+        "gate_lr": 0.01,
+        "vector_lr": table * scale,
+    }
 
 
 def _best_shape(
@@ -390,6 +436,16 @@ def _candidates(o: Overrides, vocab: int, seq_len: int, prior: bool, device: str
             )
         for depth in depths:
             out.append(
-                architecture(o.arch, vocab_size=vocab, d_model=width, n_layers=depth, head_dim=head_dim, context_length=seq_len, n_kv_heads=o.n_kv_heads, hash_rows=rows, prior=prior)
-            )  # fmt: skip
+                architecture(
+                    o.arch,
+                    vocab_size=vocab,
+                    d_model=width,
+                    n_layers=depth,
+                    head_dim=head_dim,
+                    context_length=seq_len,
+                    n_kv_heads=o.n_kv_heads,
+                    hash_rows=rows,
+                    prior=prior,
+                )
+            )
     return out

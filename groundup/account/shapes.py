@@ -23,8 +23,8 @@ def architecture(
 ) -> ModelConfig:
     """The model of a named architecture.
 
-    groundup: what wins in small budgets (docs/lab.md): norms without gains, QK-norm, ReLU squared, hashed n-gram embeddings, an untied head,
-    and n-gram counts as a prior. qwen3: RMSNorm with gains, QK-norm, SwiGLU with d_ff = 8/3 d_model; opens in ``transformers``.
+    groundup: what wins in small budgets (docs/lab.md): norms without gains, QK-norm, ReLU squared, hashed n-gram embeddings, an untied
+    head, and n-gram counts as a prior. qwen3: RMSNorm with gains, QK-norm, SwiGLU with d_ff = 8/3 d_model; opens in ``transformers``.
     llama: the same without QK-norm.
     """
     n_heads = max(1, d_model // head_dim)

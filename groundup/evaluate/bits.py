@@ -73,7 +73,9 @@ def evaluate(
         document_nats += np.bincount(owners, weights=nats_each[1][scored], minlength=store.n_documents)
     if max_tokens is None:
         if token_bytes is not None and n_bytes != store.n_bytes:
-            raise GroundupError(f"evaluation counted {n_bytes} bytes of {store.n_bytes} read: tokenizer and token store do not belong together")
+            raise GroundupError(
+                f"evaluation counted {n_bytes} bytes of {store.n_bytes} read: tokenizer and token store do not belong together"
+            )
         n_bytes = store.n_bytes
     if n_bytes == 0 or not np.isfinite(totals).all():
         raise GroundupError(f"evaluation of {n_tokens} tokens gave {totals.tolist()} nats over {n_bytes} bytes: nothing to report")

@@ -65,9 +65,15 @@ def write(bench: Bench, prompt: str, *, max_tokens: int = SAMPLE_TOKENS, seed: i
     """The prompt's continuation."""
     ids = [bench.tokenizer.end_of_text, *bench.tokenizer.encode_ordinary(prompt).tolist()]
     tokens = generate(
-        bench.model, ids, max_tokens=max_tokens, temperature=temperature, seed=seed, stop_ids=(bench.tokenizer.end_of_text,),
-        prior=bench.prior, vocab_size=bench.tokenizer.vocab_size,
-    )  # fmt: skip
+        bench.model,
+        ids,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        stop_ids=(bench.tokenizer.end_of_text,),
+        prior=bench.prior,
+        vocab_size=bench.tokenizer.vocab_size,
+    )
     return bench.tokenizer.decode(list(tokens))
 
 

@@ -18,8 +18,7 @@ def chunk_rows(vocab_size: int, device_type: str) -> int:
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, gate_logits, expert_log_p, scale, cap, network_share):
-        needs = any(ctx.needs_input_grad)
+    def forward(ctx, hidden, weight, bias, targets, gate_logits, expert_log_p, scale, cap, network_share, needs):
         w = weight.to(hidden.dtype)
         nll = torch.empty(2, hidden.shape[0], dtype=torch.float32, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if needs else None
@@ -79,7 +78,7 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad, _):
         d_hidden, d_weight, d_bias, d_gate = (None if d is None else d * grad.to(d.dtype) for d in ctx.saved_tensors)
-        return d_hidden, d_weight, d_bias, None, d_gate, None, None, None, None
+        return d_hidden, d_weight, d_bias, None, d_gate, None, None, None, None, None
 
 
 def head_loss(
@@ -98,6 +97,8 @@ def head_loss(
 
     With experts, p(y) = g_0 softmax(hidden weight^T)_y + sum_k g_k p_k(y), g = softmax(gate_logits); else both rows are the network's.
     The gradient of log p(y) reaches the network scaled by its posterior g_0 p_net(y) / p(y): the network learns what the experts do not
-    know; ``network_share`` a of the loss is the network's own nats instead, (1 - a) nll_mixture + a nll_network. Oracle: ``model.functional.mixture_nll_reference``.
+    know; ``network_share`` a of the loss is the network's own nats instead, (1 - a) nll_mixture + a nll_network.
+    Oracle: ``model.functional.mixture_nll_reference``.
     """
-    return _HeadLoss.apply(hidden, weight, bias, targets, gate_logits, expert_log_p, scale, logit_softcap, network_share)
+    needs = torch.is_grad_enabled()  # inside a Function it never is, and scoring must not pay for gradients
+    return _HeadLoss.apply(hidden, weight, bias, targets, gate_logits, expert_log_p, scale, logit_softcap, network_share, needs)

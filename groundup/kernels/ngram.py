@@ -15,9 +15,9 @@ N_FEATURES = 12
 def scan(nodes, starts, first, last, counts, totals, distinct, discounts, weight, vocab_size, leave_out, log_p, features):
     """Fills log_p [N, 3] and features [N, 12] for the tokens of documents [first, last).
 
-    nodes [K+1, N]: number of the n-gram of k+1 tokens that ends at each position, all orders numbered together, -1 where it would cross the
-    document's start. Its context is nodes[k-1, t-1], or node M (the last of ``totals``) for k = 0. counts [M]: how often it was counted as a
-    prediction; totals, distinct [M+1]: how often its n-gram was followed by any token, and by how many different ones.
+    nodes [K+1, N]: number of the n-gram of k+1 tokens that ends at each position, all orders numbered together, -1 where it would cross
+    the document's start. Its context is nodes[k-1, t-1], or node M (the last of ``totals``) for k = 0. counts [M]: how often it was
+    counted as a prediction; totals, distinct [M+1]: how often its n-gram was followed by any token, and by how many different ones.
     With ``leave_out`` the document's own counts are taken out of all three before they are used. See ``model.prior`` for the experts.
     """
     n_orders = nodes.shape[0]

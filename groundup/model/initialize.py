@@ -37,7 +37,7 @@ def initialize(model: Decoder, seed: int, *, zero_outputs: bool = True) -> Decod
             _normal(p, 0.02 if model.head is None else EMBEDDING_STD, generator)
         elif kind == "head":
             _normal(p, HEAD_STD, generator)
-        elif kind in ("hash_embedding", "value_gate") or name.startswith("gate.hidden") or name.startswith("gate.mix"):
+        elif kind in ("hash_embedding", "value_gate") or name.startswith(("gate.hidden", "gate.mix")):
             p.zero_()
         elif kind in ("output", "down"):
             _uniform(p, 0.0 if zero_outputs else 1 / math.sqrt(p.shape[1] * 2 * depth), generator)

@@ -1,10 +1,10 @@
 """The prior: n-gram counts of the training text and of the document so far, as experts beside the network.
 
-Counts learn in one pass over the text what a network needs many steps for; a network learns what counts never see. ``Decoder`` mixes them by a
-gate that reads the network's hidden state and the features below: p(y) = g_0 p_net(y) + sum_k g_k p_k(y), so probabilities sum to one.
+Counts learn in one pass over the text what a network needs many steps for; a network learns what counts never see. ``Decoder`` mixes them
+by a gate that reads the network's hidden state and the features below: p(y) = g_0 p_net(y) + sum_k g_k p_k(y), so probabilities sum to one.
 
-Three experts, each a recursion over context lengths k = 0 .. K from p = 1 / V, with c(h, y), c(h) and n(h) the count of a continuation, of all
-continuations and of different ones, d_k = n1 / (n1 + 2 n2) Ney's discount (Ney, Essen & Kneser 1994), d = d_k, w the weight of the document:
+Three experts, each a recursion over context lengths k = 0 .. K from p = 1 / V, with c(h, y), c(h) and n(h) the count of a continuation,
+of all continuations and of different ones, d = n1 / (n1 + 2 n2) Ney's discount for k (Ney, Essen & Kneser 1994), w the document's weight:
 
     static  p <- (max(c - d, 0) + d n p) / c(h)                                                          counts of other documents
     joint   p <- (max(c - d, 0) + w max(c' - d, 0) + d (n + w n') p) / (c(h) + w c'(h))                   and c' of this one so far
@@ -57,7 +57,15 @@ class NgramPrior:
     n_experts = N_EXPERTS
     n_features = N_FEATURES
 
-    def __init__(self, vocab_size: int, document_weight: float, keys: list[Int64[np.ndarray, " _"]], counts: np.ndarray, totals: np.ndarray, weights: np.ndarray | None):
+    def __init__(
+        self,
+        vocab_size: int,
+        document_weight: float,
+        keys: list[Int64[np.ndarray, " _"]],
+        counts: np.ndarray,
+        totals: np.ndarray,
+        weights: np.ndarray | None,
+    ):
         self.vocab_size, self.document_weight, self.keys, self.counts, self.totals = vocab_size, document_weight, keys, counts, totals
         self.offsets = np.cumsum([0] + [len(k) for k in keys])
         self.distinct = self._distinct()
@@ -115,7 +123,11 @@ class NgramPrior:
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file, whole or not at all."""
-        tensors = {f"keys.{k}": a for k, a in enumerate(self.keys)} | {"counts": self.counts, "totals": self.totals, "weights": self.weights}
+        tensors = {f"keys.{k}": a for k, a in enumerate(self.keys)} | {
+            "counts": self.counts,
+            "totals": self.totals,
+            "weights": self.weights,
+        }
         tensors |= {"vocab_size": np.array([self.vocab_size]), "document_weight": np.array([self.document_weight])}
         partial = path.with_name(path.name + ".partial")
         try:
@@ -130,7 +142,14 @@ class NgramPrior:
         try:
             tensors = load_file(path)
             keys = [tensors[f"keys.{k}"] for k in range(sum(name.startswith("keys.") for name in tensors))]
-            return cls(int(tensors["vocab_size"][0]), float(tensors["document_weight"][0]), keys, tensors["counts"], tensors["totals"], tensors["weights"])
+            return cls(
+                int(tensors["vocab_size"][0]),
+                float(tensors["document_weight"][0]),
+                keys,
+                tensors["counts"],
+                tensors["totals"],
+                tensors["weights"],
+            )
         except (OSError, SafetensorError, KeyError) as e:
             raise GroundupError(f"{path}: the counts of this run are missing or damaged; restore the file or start the run again") from e
 
@@ -153,13 +172,21 @@ class NgramPrior:
         found: list[np.ndarray] = []
         parents = np.zeros(0, np.int64)
         for k, keys in enumerate(wanted):
-            here = keys if k == 0 else np.where(parents[keys // self.vocab_size] >= 0, parents[keys // self.vocab_size] * self.vocab_size + keys % self.vocab_size, -1)
+            here = (
+                keys
+                if k == 0
+                else np.where(
+                    parents[keys // self.vocab_size] >= 0, parents[keys // self.vocab_size] * self.vocab_size + keys % self.vocab_size, -1
+                )
+            )
             place = np.minimum(np.searchsorted(self.keys[k], here), len(self.keys[k]) - 1)
             parents = np.where(self.keys[k][place] == here, place, -1)
             found.append(np.where(parents >= 0, parents + self.offsets[k], -1))
         return np.concatenate(found)
 
-    def _scan(self, nodes: np.ndarray, starts: np.ndarray, *, leave_out: bool, static: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def _scan(
+        self, nodes: np.ndarray, starts: np.ndarray, *, leave_out: bool, static: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         counts, totals, distinct = self.counts, self.totals, self.distinct
         if static is not None:
             counts, totals, distinct = (_gather(a, static) for a in (counts, totals, distinct))
@@ -171,10 +198,24 @@ class NgramPrior:
             threading.Thread(
                 target=scan,
                 # each thread marks what it has seen in counts of its own
-                args=(nodes, starts, a, b, counts.copy(), totals, distinct, self.discounts, self.document_weight, self.vocab_size, leave_out, log_p, features),
+                args=(
+                    nodes,
+                    starts,
+                    a,
+                    b,
+                    counts.copy(),
+                    totals,
+                    distinct,
+                    self.discounts,
+                    self.document_weight,
+                    self.vocab_size,
+                    leave_out,
+                    log_p,
+                    features,
+                ),
             )
             for a, b in spans
-        ]  # fmt: skip
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -189,7 +230,7 @@ class NgramPrior:
         return deep * 3 + varied
 
     def _fit_weights(self, scanned: tuple[np.ndarray, np.ndarray]) -> Float32[np.ndarray, "b k"]:
-        """Mixture weights of each bucket by expectation maximization on left-out counts (Jelinek & Mercer 1980), smoothed by ten of the mean."""
+        """Mixture weights of each bucket by expectation maximization on left-out counts (Jelinek & Mercer 1980), smoothed."""
         log_p, features = scanned
         rows = np.linspace(0, len(log_p) - 1, min(EM_ROWS, len(log_p))).astype(np.int64)
         rows = rows[log_p[rows, 0] != 0]
@@ -264,7 +305,7 @@ class Cursor:
         return next((len(past) for *_, past in reversed(levels) if past), 0)
 
     def _levels(self):
-        """For each context length that the document allows: tokens and counts that followed it in training, their sum, the document's own."""
+        """For each context length that the document allows: tokens that followed it in training, counts, their sum, the document's own."""
         prior, v = self.prior, self.prior.vocab_size
         for k in range(min(len(prior.keys), len(self.tokens) + 1)):
             context = self.tokens[len(self.tokens) - k :]
@@ -287,7 +328,7 @@ class Cursor:
 
 
 def _trie(tokens: np.ndarray, starts: np.ndarray, n_orders: int, vocab_size: int) -> tuple[Int32[np.ndarray, "k n"], list[np.ndarray]]:
-    """The number of the n-gram of k+1 tokens that ends at each position, [K+1, N], -1 across a document's start; and each level's sorted keys."""
+    """The n-gram of k+1 tokens that ends at each position, by number, [K+1, N], -1 across a document's start; and each level's sorted keys."""
     n = len(tokens)
     depth = np.arange(n) - np.repeat(starts[:-1], np.diff(starts))
     nodes, keys, offset = np.full((n_orders, n), -1, np.int32), [], 0

@@ -42,7 +42,9 @@ def measure_machine(device: torch.device, dtype: torch.dtype, *, tokens: int = 2
     tokens = tokens if device.type == "cpu" else 32_768
     rows, seconds = [], []
     for width, depth in TRIALS[device.type]:
-        config = architecture("groundup", vocab_size=2048, d_model=width, n_layers=depth, head_dim=32, context_length=seq_len, hash_rows=16_384)
+        config = architecture(
+            "groundup", vocab_size=2048, d_model=width, n_layers=depth, head_dim=32, context_length=seq_len, hash_rows=16_384
+        )
         seconds.append(time_steps(config, device, dtype, batch_size=tokens // seq_len, seq_len=seq_len) / tokens)
         rows.append([cost(config, seq_len=seq_len).flops_per_token_training, width * depth])
     per_flop, per_activation = np.linalg.solve(np.array(rows), np.array(seconds))
@@ -76,7 +78,16 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / best
 
 
-def time_steps(config: ModelConfig, device: torch.device, dtype: torch.dtype, *, batch_size: int, seq_len: int, micro_batch_size: int | None = None, n: int = 3) -> float:
+def time_steps(
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    batch_size: int,
+    seq_len: int,
+    micro_batch_size: int | None = None,
+    n: int = 3,
+) -> float:
     """Median seconds of a training step of this model on random tokens, after one to warm up."""
     model = initialize(Decoder(config), 0).to(device)
     model.compute_dtype = dtype

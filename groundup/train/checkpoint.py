@@ -76,7 +76,9 @@ def load_checkpoint(run: Path, state: TrainState) -> dict[str, Any] | None:
             broken.append(folder / "state.json")
             continue
         if body.get("format") != FORMAT:
-            raise UsageError(f"{folder}: written by another version (format {body.get('format')}, this one reads {FORMAT}); resume it there")
+            raise UsageError(
+                f"{folder}: written by another version (format {body.get('format')}, this one reads {FORMAT}); resume it there"
+            )
         bad = [folder / name for name, digest in body["files"].items() if not _verifies(folder / name, digest)]
         if bad:
             broken += bad

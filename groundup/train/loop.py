@@ -85,7 +85,7 @@ def train(
             if state.skipped >= MOST_SKIPS:
                 callbacks.save(state)
                 raise NotFinite(
-                    f"step {state.step}: loss {metrics.loss} and gradient norm {metrics.grad_norm} were not finite {MOST_SKIPS} steps in a row; "
+                    f"step {state.step}: loss {metrics.loss}, gradient norm {metrics.grad_norm}, not finite {MOST_SKIPS} steps in a row; "
                     f"the weights of step {state.step - MOST_SKIPS} are kept: lower the learning rate and start again"
                 )
         if state.step in milestones:
