@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from groundup.account import CPU, GPU, cost, parse_budget, process_memory_bytes, training_memory
+from groundup.account import CPU, GPU, Budget, cost, parse_budget, process_memory_bytes, training_memory
 from groundup.account.hardware import peak_process_memory_bytes, reset_peak_process_memory
 from groundup.account.plan import Overrides, Plan, make_plan, restate
 from groundup.config import ModelConfig, from_dict, to_dict
@@ -35,7 +35,7 @@ from groundup.kernels.attention import choose_backend
 from groundup.kernels.memory import keep_freed_memory
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
-from groundup.model.prior import NgramPrior
+from groundup.model.prior import NgramPrior, Table
 from groundup.optim import OptimizerConfig, Schedule, build_optimizer, describe
 from groundup.parallel.data import World, barrier, broadcast_object, join_world, leave_world
 from groundup.runfolder import RunFolder, code_version, environment
@@ -48,6 +48,7 @@ from groundup.train.step import StepConfig, StepMetrics, TrainState
 
 EVALUATIONS = 8  # looks at the validation split during training, evenly spread in steps
 SAMPLE_STAGES = 4  # of those, how many also write samples
+LONG_BUDGET_S = 120.0  # a shorter budget writes samples at the end only, and fewer
 VALIDATION_TOKENS = 20_000  # tokens of each look
 EVALUATION_SHARE = (
     0.1  # of the budget that the final evaluation may take; where all of the test split needs more, evenly spread windows of it
@@ -143,9 +144,9 @@ def start(job: Job, listener: Listener) -> RunFolder:
                 run.read_only = True
             run.log("phase", name="read", seconds=read_seconds)
             clock = Clock(run, listener)
-            prepare(run, job, budget, corpus, splits, device, world, clock)
+            prior = prepare(run, job, budget, corpus, splits, device, world, clock)
             trained = True
-            finish(run, device, world, clock, listener)
+            finish(run, device, world, clock, listener, prior=prior)
             return run
     except (GroundupError, KeyboardInterrupt):
         if world.is_main and new and not trained:
@@ -192,8 +193,14 @@ def _first_manifest(job: Job, corpus: Corpus, splits: Splits, device: torch.devi
 # ---- before training ----
 
 
-def prepare(run: RunFolder, job: Job, budget, corpus: Corpus, splits: Splits, device: torch.device, world: World, clock: Clock) -> None:
-    """Calibrates, plans, trains the tokenizer, encodes the text and counts; afterwards the folder holds all that training needs."""
+def prepare(
+    run: RunFolder, job: Job, budget: Budget, corpus: Corpus, splits: Splits, device: torch.device, world: World, clock: Clock
+) -> NgramPrior | None:
+    """Calibrates, plans, trains the tokenizer, encodes the text and counts; afterwards the folder holds all that training needs.
+
+    Returns the counts, where there are any and this rank made them, so that they need not be read back.
+    """
+    prior = None
     dtype = compute_dtype(device)
     with clock.phase("calibrate"):
         machine = measure_machine(device, dtype) if world.is_main else None
@@ -212,6 +219,7 @@ def prepare(run: RunFolder, job: Job, budget, corpus: Corpus, splits: Splits, de
         run.update(plan=plan.to_dict() | {"machine": to_dict(machine)}, seconds_before_training=clock.spent)
         write_file(run.path / "config.json", json.dumps(to_dict(plan.model), indent=1))
     barrier(world)
+    return prior
 
 
 def _tokenize(run: RunFolder, plan: Plan, corpus: Corpus, splits: Splits, clock: Clock) -> Tokenizer:
@@ -303,11 +311,14 @@ class Workbench:
     prior: NgramPrior | None
     model: Decoder
     plan: dict[str, Any]
+    tables: dict[str, Table] = field(default_factory=dict)
 
     def evaluate(self, split: str, max_tokens: int | None = None) -> Score:
         """Bits per byte of a split under the model as it is."""
         store = self.stores[split]
-        table = self.prior.features(store) if self.prior is not None else None
+        if self.prior is not None and split not in self.tables:
+            self.tables[split] = self.prior.features(store)
+        table = self.tables.get(split)
         return evaluate(
             self.model,
             store,
@@ -319,13 +330,14 @@ class Workbench:
         )
 
 
-def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = False) -> Workbench:
-    """Reads tokenizer, tokens, counts and model of a run; with ``weights``, the trained ones."""
+def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = False, prior: NgramPrior | None = None) -> Workbench:
+    """Reads tokenizer, tokens, counts (unless given) and model of a run; with ``weights``, the trained ones."""
     plan = run.manifest["plan"]
     config = from_dict(ModelConfig, plan["model"])
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
     stores = {s: TokenStore.open(run.path / "tokens" / s) for s in ("train", "validation", "test") if (run.path / "tokens" / s).exists()}
-    prior = NgramPrior.load(run.path / "prior.safetensors") if config.prior is not None else None
+    if config.prior is not None and prior is None:
+        prior = NgramPrior.load(run.path / "prior.safetensors")
     shape = (prior.n_experts, prior.n_features) if prior is not None else None
     model = initialize(Decoder(config, prior_shape=shape), plan["seed"]).to(device)
     model.compute_dtype = compute_dtype(device)
@@ -339,10 +351,19 @@ def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = Fals
     return Workbench(tokenizer, stores, prior, model, plan)
 
 
-def finish(run: RunFolder, device: torch.device, world: World, clock: Clock, listener: Listener, *, resumed: bool = False) -> None:
-    """Trains from wherever the run stands to its last step, evaluates, samples, reports."""
+def finish(
+    run: RunFolder,
+    device: torch.device,
+    world: World,
+    clock: Clock,
+    listener: Listener,
+    *,
+    resumed: bool = False,
+    prior: NgramPrior | None = None,
+) -> None:
+    """Trains from wherever the run stands to its last step, evaluates, samples, and notes what was measured."""
     run.manifest = RunFolder.open(run.path).manifest
-    bench = open_workbench(run, device)
+    bench = open_workbench(run, device, prior=prior)
     plan = bench.plan
     steps = StepConfig(plan["n_steps"], plan["micro_batch_size"], Schedule(**plan["schedule"]), plan["clip_norm"])
     optimizer = build_optimizer(
@@ -461,7 +482,8 @@ class Recorder:
             return
         self._evaluation(state, "validation", VALIDATION_TOKENS)
         number = round(state.step / self.bench.plan["n_steps"] * EVALUATIONS)
-        if number % (EVALUATIONS // SAMPLE_STAGES) == 0 and state.step < self.bench.plan["n_steps"]:
+        long = self.bench.plan["seconds"] >= LONG_BUDGET_S
+        if long and number % (EVALUATIONS // SAMPLE_STAGES) == 0 and state.step < self.bench.plan["n_steps"]:
             write_samples(self.run, self.bench, state.step, self.spent, n_parse=0)
 
     def _evaluation(self, state: TrainState, split: str, max_tokens: int | None) -> Score:
@@ -498,7 +520,7 @@ class Recorder:
                 file.with_suffix(".partial").replace(file)
             score = self._evaluation(state, "test", self.bench.plan["test_tokens"])
         with self.clock.phase("samples"):
-            write_samples(self.run, self.bench, state.step, self.spent, n_parse=8)
+            write_samples(self.run, self.bench, state.step, self.spent, n_parse=8 if self.bench.plan["seconds"] >= LONG_BUDGET_S else 2)
         tokens = state.step * self.bench.plan["batch_size"] * self.bench.plan["seq_len"]
         measured = {
             "parameters": sum(p.numel() for p in self.bench.model.parameters()),
@@ -524,5 +546,5 @@ def score_text(bench: Workbench, data: Sequence[str], text_field: str) -> tuple[
         write_shards(
             _encoded(bench.tokenizer, corpus.documents()), path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash
         )
-        scored = dataclasses.replace(bench, stores={"text": TokenStore.open(path)})
+        scored = dataclasses.replace(bench, tables={}, stores={"text": TokenStore.open(path)})
         return corpus.name, scored.evaluate("text")

@@ -155,7 +155,8 @@ def conclusion(run: RunFolder, report: Path) -> None:
         if texts:
             console.print(f"\n[dim]it writes:[/dim] {texts[0]['prompt']}{texts[0]['text']}\n", markup=True)
     console.print(
-        f"report: {report}\nnext:   groundup generate {run.path} --prompt '...'   groundup chat {run.path}   groundup runs {run.path.parent}"
+        f"report: {report}\n"
+        f"next:   groundup generate {run.path} --prompt '...'   groundup chat {run.path}   groundup runs {run.path.parent}"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from groundup.account.budget import Budget, format_count, format_flops, format_seconds
 from groundup.account.cost import cost
@@ -58,8 +58,8 @@ class Overrides:
 
     arch: Architecture = "groundup"
     """Architecture: groundup learns most in small budgets; qwen3 and llama can be exported."""
-    prior: str = "auto"
-    """N-gram counts mixed in: auto (the plan decides), on, off."""
+    prior: Literal["auto", "on", "off"] = "auto"
+    """N-gram counts mixed in; auto: the plan decides."""
     vocab_size: int | None = None
     """Tokens in the vocabulary."""
     d_model: int | None = None
@@ -86,10 +86,10 @@ class Overrides:
     """Peak learning rate of embeddings, before scaling with the width."""
     head_lr: float | None = None
     """Peak learning rate of the head, before scaling with the width."""
-    matrices: str | None = None
-    """Optimizer of the layers' matrices: muon, soap, adamw, sgd."""
-    schedule: str | None = None
-    """Learning-rate schedule: constant, cosine, wsd."""
+    matrices: Literal["muon", "soap", "adamw", "sgd"] | None = None
+    """Optimizer of the layers' matrices."""
+    schedule: Literal["constant", "cosine", "wsd"] | None = None
+    """Learning-rate schedule."""
     weight_decay: float | None = None
     """Decoupled decay of the layers' matrices."""
 
@@ -255,7 +255,7 @@ def make_plan(
     )
     if n_steps < 1:
         raise UsageError(
-            f"--budget {budget}: a step takes {format_seconds(step_seconds)} and {format_seconds(train_seconds)} are left for training; give more"
+            f"--budget {budget}: a step takes {format_seconds(step_seconds)} and {format_seconds(train_seconds)} are left: give more"
         )
     rates = _learning_rates(o, config.d_model, say)
     kind = say("schedule", "wsd", "constant, then linear to zero: the last half of the run decays", "Hägele et al. 2024; docs/lab.md")
@@ -336,8 +336,6 @@ def _power(x: float, low: int, high: int) -> int:
 
 
 def _choose_prior(o: Overrides, seconds: float, n_bytes: int, machine: Machine, say: _Sayer) -> bool:
-    if o.prior not in ("auto", "on", "off"):
-        raise UsageError(f"--prior {o.prior}: choose auto, on or off")
     if o.arch != "groundup":
         if o.prior == "on":
             raise UsageError(f"--prior on and --arch {o.arch} contradict each other: counts cannot be exported; leave one of them out")

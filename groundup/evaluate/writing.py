@@ -11,7 +11,7 @@ from groundup.infer.generate import CountsPrior, generate
 from groundup.model.decoder import Decoder
 from groundup.tokenizer import Tokenizer
 
-SAMPLE_TOKENS = 96
+SAMPLE_TOKENS = 64
 CODE_PROMPTS = ("import os\n\n\ndef ", "class ")
 
 

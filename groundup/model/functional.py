@@ -47,9 +47,7 @@ def norm(x: Tensor, config: Norm, weight: Tensor | None = None, bias: Tensor | N
     return layer_norm(x, weight, bias, config.eps)
 
 
-def rotary_tables(
-    positions: Int[Tensor, "*n"], head_dim: int, theta: float
-) -> tuple[Float[Tensor, "*n e2"], Float[Tensor, "*n e2"]]:
+def rotary_tables(positions: Int[Tensor, "*n"], head_dim: int, theta: float) -> tuple[Float[Tensor, "*n e2"], Float[Tensor, "*n e2"]]:
     """cos and sin of position * theta^(-2i / E) for i < E/2 (Su et al. 2021), in fp32."""
     frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
     angles = positions.double()[..., None] * frequencies

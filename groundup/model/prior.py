@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from safetensors.numpy import load_file, save_file
 from groundup.config import Prior
 from groundup.data import TokenStore
 from groundup.errors import GroundupError
-from groundup.kernels.ngram import N_EXPERTS, N_FEATURES, scan
+from groundup.kernels.ngram import N_EXPERTS, N_FEATURES, number_keys, scan, tally
 
 EM_ROWS, EM_ROUNDS = 400_000, 12
 
@@ -72,7 +73,7 @@ class NgramPrior:
         self.discounts = np.array([_discount(counts[a:b]) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True)])
         self.weights = weights
         """Mixture weights of the counts alone, by ``bucket`` of the features [buckets, K]."""
-        self._nodes: Int32[np.ndarray, "k n"] | None = None
+        self._training: Table | None = None  # of the store that was counted, until it is asked for
 
     @classmethod
     def build(cls, store: TokenStore, vocab_size: int, config: Prior) -> NgramPrior:
@@ -80,17 +81,12 @@ class NgramPrior:
         nodes, keys = _trie(store.slice(0, store.n_tokens), store.document_starts, config.max_order, vocab_size)
         size = sum(len(k) for k in keys)
         counts, totals = np.zeros(size, np.int32), np.zeros(size + 1, np.int32)
-        predicted = np.ones(store.n_tokens, bool)
-        predicted[store.document_starts[:-1]] = False  # <|endoftext|> is given, never predicted
-        for k, row in enumerate(nodes):
-            at = np.flatnonzero((row >= 0) & predicted)
-            counts += np.bincount(row[at], minlength=size).astype(np.int32)
-            context = np.full(len(at), size) if k == 0 else nodes[k - 1, at - 1]
-            totals += np.bincount(context, minlength=size + 1).astype(np.int32)
+        tally(nodes, store.document_starts, counts, totals)
         prior = cls(vocab_size, config.document_weight, keys, counts, totals, None)
-        prior._nodes = nodes
         prior.weights = np.full((prior._n_buckets, N_EXPERTS), 1 / N_EXPERTS, np.float32)
-        prior.weights = prior._fit_weights(prior._scan(nodes, store.document_starts, leave_out=True))
+        scanned = prior._scan(nodes, store.document_starts, leave_out=True)
+        prior.weights = prior._fit_weights(scanned)
+        prior._training = prior._table(scanned)
         return prior
 
     @property
@@ -104,12 +100,12 @@ class NgramPrior:
 
     def training_features(self, store: TokenStore) -> Table:
         """The table of the store that was counted, each document's own counts left out."""
-        nodes = self._nodes
-        if nodes is None:
-            nodes, keys = _trie(store.slice(0, store.n_tokens), store.document_starts, len(self.keys), self.vocab_size)
-            if [len(k) for k in keys] != [len(k) for k in self.keys]:
-                raise GroundupError("the prior was counted on other tokens than these: start the run again")
-        self._nodes = None
+        if self._training is not None:
+            table, self._training = self._training, None
+            return table
+        nodes, keys = _trie(store.slice(0, store.n_tokens), store.document_starts, len(self.keys), self.vocab_size)
+        if [len(k) for k in keys] != [len(k) for k in self.keys]:
+            raise GroundupError("the prior was counted on other tokens than these: start the run again")
         return self._table(self._scan(nodes, store.document_starts, leave_out=True))
 
     def features(self, store: TokenStore) -> Table:
@@ -272,63 +268,65 @@ class Cursor:
         static, joint = np.full(v, 1 / v), np.full(v, 1 / v)
         f = np.zeros(N_FEATURES)
         levels = list(self._levels())
-        for k, (tokens, counts, total, past) in enumerate(levels):
+        kinds_past = 0
+        for k, (tokens, counts, past_tokens, past) in enumerate(levels):
             d, w = prior.discounts[k], prior.document_weight
-            p_total, p_kinds = sum(past.values()), len(past)
+            total, past_total = counts.sum(), past.sum()
             if total > 0:
-                static = d * len(tokens) * static / total
+                static *= d * len(tokens) / total
                 static[tokens] += (counts - d) / total
                 f[0], f[1], f[2] = k / len(prior.keys), np.log1p(total) / 8, len(tokens) / total
-            if p_total > 0:
-                f[3], f[4], f[5] = k / len(prior.keys), np.log1p(p_total) / 4, p_kinds / p_total
-            if total + p_total > 0:
-                joint = d * (len(tokens) + w * p_kinds) * joint
+            if past_total > 0:
+                kinds_past = len(past)
+                f[3], f[4], f[5] = k / len(prior.keys), np.log1p(past_total) / 4, kinds_past / past_total
+            if total + past_total > 0:
+                joint *= d * (len(tokens) + w * len(past))
                 joint[tokens] += counts - d
-                for token, count in past.items():
-                    joint[token] += w * (count - d)
-                joint /= total + w * p_total
+                joint[past_tokens] += w * (past - d)
+                joint /= total + w * past_total
             if k in (1, 2):
                 f[4 + 2 * k], f[5 + 2 * k] = np.log1p(total) / 8, len(tokens) / max(total, 1)
-        own = joint
-        for _, _, _, past in levels[1:]:
-            if past:
-                total = sum(past.values())
-                own = 0.5 * len(past) * own / total
-                for token, count in past.items():
-                    own[token] += (count - 0.5) / total
+        own = joint.copy()
+        for _, _, past_tokens, past in levels[1:]:
+            if len(past):
+                own *= 0.5 * len(past) / past.sum()
+                own[past_tokens] += (past - 0.5) / past.sum()
         f[10] = np.log1p(len(self.tokens)) / 8
-        f[11] = 1.0 if f[4] > 0 and self._deepest_kinds(levels) == 1 else 0.0
+        f[11] = float(kinds_past == 1)
         return np.stack((static, joint, own)).astype(np.float32), f.astype(np.float32)
 
-    @staticmethod
-    def _deepest_kinds(levels: list) -> int:
-        return next((len(past) for *_, past in reversed(levels) if past), 0)
-
-    def _levels(self):
-        """For each context length that the document allows: tokens that followed it in training, counts, their sum, the document's own."""
+    def _levels(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """For each context length that the document allows: what followed it in training, how often; what followed it here, how often."""
         prior, v = self.prior, self.prior.vocab_size
+        nothing = np.zeros(0, np.int64), np.zeros(0)
         for k in range(min(len(prior.keys), len(self.tokens) + 1)):
-            context = self.tokens[len(self.tokens) - k :]
-            node = 0
-            for depth, token in enumerate(context):
-                key = token if depth == 0 else node * v + token
-                place = int(np.searchsorted(prior.keys[depth], key))
-                node = place if place < len(prior.keys[depth]) and prior.keys[depth][place] == key else -1
-                if node < 0:
-                    break
-            past = self.past[k].get(tuple(context), {})
+            context = tuple(self.tokens[len(self.tokens) - k :])
+            seen = self.past[k].get(context)
+            past = (np.fromiter(seen, np.int64, len(seen)), np.fromiter(seen.values(), np.float64, len(seen))) if seen else nothing
+            node = self._node(context)
             if node < 0:
-                yield np.zeros(0, np.int64), np.zeros(0), 0, past
+                yield *nothing, *past
                 continue
             low, high = (0, len(prior.keys[0])) if k == 0 else np.searchsorted(prior.keys[k], (node * v, (node + 1) * v))
             counts = prior.counts[prior.offsets[k] + low : prior.offsets[k] + high]
             kept = counts > 0
-            tokens = prior.keys[k][low:high][kept] % v
-            yield tokens, counts[kept].astype(np.float64), int(counts.sum()), past
+            yield prior.keys[k][low:high][kept] % v, counts[kept].astype(np.float64), *past
+
+    def _node(self, context: tuple[int, ...]) -> int:
+        """The trie's node of these tokens on its level, -1 where training never saw them; 0 for none."""
+        node = 0
+        for depth, token in enumerate(context):
+            keys = self.prior.keys[depth]
+            key = token if depth == 0 else node * self.prior.vocab_size + token
+            place = int(np.searchsorted(keys, key))
+            if place == len(keys) or keys[place] != key:
+                return -1
+            node = place
+        return node
 
 
 def _trie(tokens: np.ndarray, starts: np.ndarray, n_orders: int, vocab_size: int) -> tuple[Int32[np.ndarray, "k n"], list[np.ndarray]]:
-    """The n-gram of k+1 tokens that ends at each position, by number, [K+1, N], -1 across a document's start; and each level's sorted keys."""
+    """The number of the n-gram of k+1 tokens ending at each position, [K+1, N], -1 across a document's start; each level's sorted keys."""
     n = len(tokens)
     depth = np.arange(n) - np.repeat(starts[:-1], np.diff(starts))
     nodes, keys, offset = np.full((n_orders, n), -1, np.int32), [], 0
@@ -336,10 +334,13 @@ def _trie(tokens: np.ndarray, starts: np.ndarray, n_orders: int, vocab_size: int
     for k in range(n_orders):
         at = np.flatnonzero(depth >= k)
         key = tokens[at].astype(np.int64) if k == 0 else local[at - 1] * vocab_size + tokens[at]
-        unique, inverse = np.unique(key, return_inverse=True)
+        numbers, unsorted = number_keys(key)
+        order = np.argsort(unsorted)
+        unique, rank = unsorted[order], np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
         local = np.full(n, -1, np.int64)
-        local[at] = inverse
-        nodes[k, at] = inverse + offset
+        local[at] = rank[numbers]
+        nodes[k, at] = local[at] + offset
         keys.append(unique)
         offset += len(unique)
     return nodes, keys

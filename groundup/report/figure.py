@@ -69,7 +69,9 @@ def draw(name: str, title: str, painter: Callable[[Figure], None], size: tuple[f
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a run's name in a script that the font lacks: a box will do
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from font"
+        )  # a run's name in a script that the font lacks: a box will do
         figure = Figure(figsize=size, layout="constrained")
         painter(figure)
         png, svg = io.BytesIO(), io.StringIO()

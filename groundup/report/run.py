@@ -103,7 +103,9 @@ def read_run(path: Path) -> Run:
     for record in metrics:
         by_kind.setdefault(str(record.get("kind")), []).append(record)
     train = _last_attempt(by_kind.get("train", []))
-    evaluations = [r for split in ("validation", "test") for r in _last_attempt(r for r in by_kind.get("evaluation", []) if r.get("split") == split)]
+    evaluations = [
+        r for split in ("validation", "test") for r in _last_attempt(r for r in by_kind.get("evaluation", []) if r.get("split") == split)
+    ]
     repeated = len(by_kind.get("train", [])) - len(train)
     if repeated:
         notes.append(f"metrics.jsonl: {repeated} training steps were done again after a resume; the last attempt is shown.")
