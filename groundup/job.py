@@ -31,6 +31,7 @@ from groundup.data.corpus import content_hash
 from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import Score, evaluate
 from groundup.evaluate.writing import write_samples
+from groundup.files import disk_errors, write_file
 from groundup.kernels.attention import choose_backend
 from groundup.kernels.memory import keep_freed_memory
 from groundup.model.decoder import Decoder
@@ -41,7 +42,7 @@ from groundup.parallel.data import World, barrier, broadcast_object, join_world,
 from groundup.runfolder import RunFolder, code_version, environment
 from groundup.tokenizer import Tokenizer
 from groundup.train.calibrate import measure_machine, pick_device, time_steps
-from groundup.train.checkpoint import disk_errors, load_checkpoint, lock_run, model_tensors, save_checkpoint, write_file
+from groundup.train.checkpoint import load_checkpoint, lock_run, model_tensors, save_checkpoint
 from groundup.train.feed import Feed
 from groundup.train.loop import Callbacks, Interrupted, NotFinite, StopSignal, train
 from groundup.train.step import StepConfig, StepMetrics, TrainState

@@ -13,7 +13,7 @@ from typing import Any
 
 import groundup
 from groundup.errors import GroundupError, UsageError
-from groundup.train.checkpoint import disk_errors, write_file
+from groundup.files import disk_errors, write_file
 
 FORMAT = 1
 

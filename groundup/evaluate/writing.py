@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from groundup.data import TokenStore
 from groundup.infer.generate import CountsPrior, generate
@@ -15,6 +15,7 @@ SAMPLE_TOKENS = 64
 CODE_PROMPTS = ("import os\n\n\ndef ", "class ")
 
 
+@runtime_checkable
 class Bench(Protocol):
     """What writing needs of a trained run."""
 
@@ -24,6 +25,7 @@ class Bench(Protocol):
     model: Decoder
 
 
+@runtime_checkable
 class SampleLog(Protocol):
     """Where samples go."""
 

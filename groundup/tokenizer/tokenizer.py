@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,7 @@ _SAMPLE_BYTES = 1 << 14
 _BATCH_BYTES = 1 << 19
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told how far training has come: bytes counted (their total unknown, None), then merges learned."""
 

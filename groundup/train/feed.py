@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from groundup.data import Batch, BatchStream
 from groundup.train.step import TrainBatch
 
 
+@runtime_checkable
 class PositionFeatures(Protocol):
     """What the counts know of every position of a store: row i is about predicting token i."""
 

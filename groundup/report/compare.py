@@ -1,0 +1,92 @@
+"""Several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groundup.errors import UsageError
+from groundup.files import disk_errors
+from groundup.report.figure import CYCLE, draw
+from groundup.report.run import column, dig, is_run, number, read_run
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a list of runs says of one."""
+
+    name: str
+    """Folder name."""
+    created: str
+    """When it began."""
+    status: str
+    """running, finished, interrupted or failed."""
+    budget: str
+    """What could be spent."""
+    parameters: float | None
+    """Numbers in the model."""
+    tokens: float | None
+    """Tokens trained on."""
+    bits_per_byte: float | None
+    """On the test split."""
+    seconds: float | None
+    """Spent in all."""
+    path: Path
+    """The folder."""
+
+
+def list_runs(root: Path) -> list[RunSummary]:
+    """The runs in a folder (or the one run that it is), oldest first; UsageError if there are none."""
+    root = Path(root)
+    folders = (
+        [root] if root.is_dir() and is_run(root) else sorted(p for p in root.glob("*") if p.is_dir() and is_run(p)) if root.is_dir() else []
+    )
+    if not folders:
+        raise UsageError(f"{root}: no runs there; make one with `groundup train`, or name a folder that holds some")
+    return sorted((summarize(folder) for folder in folders), key=lambda run: run.created)
+
+
+def summarize(path: Path) -> RunSummary:
+    """Reads one run."""
+    run = read_run(path)
+    m = run.manifest
+    measured = dig(m, "measured") or dig(m, "plan", "predicted") or {}
+    return RunSummary(
+        path.resolve().name,
+        str(m.get("created", "")),
+        str(m.get("status", "unknown")),
+        str(dig(m, "plan", "budget") or dig(m, "command", "budget") or ""),
+        number(measured.get("parameters")),
+        number(measured.get("tokens")),
+        number(dig(m, "measured", "bits_per_byte")),
+        number(dig(m, "measured", "seconds")),
+        path,
+    )
+
+
+def compare(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
+    """One row a run, plain values, for a table."""
+    names = ("name", "created", "status", "budget", "parameters", "tokens", "bits_per_byte", "seconds")
+    return [{name: getattr(run, name) for name in names} for run in runs]
+
+
+def plot_runs(runs: Sequence[RunSummary], out: Path) -> Path:
+    """Writes bits per byte on the validation split against seconds, a line a run, as PNG."""
+
+    def paint(figure: Any) -> None:
+        axes = figure.subplots()
+        for i, summary in enumerate(runs):
+            records = [e for e in read_run(summary.path).evaluations if e.get("split") == "validation"]
+            x, y = column(records, "seconds"), column(records, "bits_per_byte", "model")
+            if len(x):
+                axes.plot(x, y, color=CYCLE[i % len(CYCLE)], label=summary.name)
+        axes.set(xscale="log", xlabel="seconds", title="Bits per byte of the validation split")
+        if axes.lines:
+            axes.legend(frameon=False)
+
+    plot = draw("runs", "Bits per byte against time", paint, (8.0, 5.0))
+    with disk_errors(Path(out)):
+        Path(out).write_bytes(plot.png)
+    return Path(out)
