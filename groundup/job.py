@@ -367,10 +367,7 @@ def finish(
     bench = open_workbench(run, device, prior=prior)
     plan = bench.plan
     steps = StepConfig(plan["n_steps"], plan["micro_batch_size"], Schedule(**plan["schedule"]), plan["clip_norm"])
-    optimizer = build_optimizer(
-        bench.model.named_parameters(),
-        OptimizerConfig(matrices=plan["matrices"], weight_decay=plan["weight_decay"], **plan["learning_rates"]),
-    )
+    optimizer = build_optimizer(bench.model.named_parameters(), from_dict(OptimizerConfig, plan["optimizer"]))
     state = TrainState(bench.model, optimizer)
     previous = load_checkpoint(run.path, state)
     before = (previous or {}).get("spent", run.manifest["seconds_before_training"]) if resumed else 0.0
@@ -431,7 +428,7 @@ class Recorder:
             batch_size=plan["micro_batch_size"],
             seq_len=plan["seq_len"],
             run=CPU if self.bench.model.embedding.weight.device.type == "cpu" else GPU,
-            matrices=plan["matrices"],
+            matrices=plan["optimizer"]["matrices"],
             accumulating=plan["batch_size"] // self.world.size > plan["micro_batch_size"],
             prior_shape=self._prior_shape(),
             given=given,

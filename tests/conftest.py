@@ -6,8 +6,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits sleep
 
 from jaxtyping import install_import_hook
 
-install_import_hook("groundup", "checking.typechecker")  # before anything imports groundup
+import groundup.kernels.ngram  # noqa: F401  numba compiles these functions, and cannot compile a check around them
 
-import torch
+install_import_hook("groundup", "checking.typechecker")  # before anything else of groundup is imported
+
+import torch  # noqa: E402
 
 torch.set_num_threads(1)  # one order of summation, and no thread to wake for tensors this small

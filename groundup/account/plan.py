@@ -84,6 +84,8 @@ class Overrides:
     """Peak learning rate of the layers' matrices."""
     table_lr: float | None = None
     """Peak learning rate of embeddings, before scaling with the width."""
+    hash_lr: float | None = None
+    """Peak learning rate of the hashed n-gram embedding."""
     head_lr: float | None = None
     """Peak learning rate of the head, before scaling with the width."""
     matrices: Literal["muon", "soap", "adamw", "sgd"] | None = None
@@ -130,12 +132,8 @@ class Plan:
     """Seconds that training may take."""
     step_seconds: float
     """Predicted seconds of a step."""
-    learning_rates: dict[str, float]
-    """Peak learning rates by field of OptimizerConfig."""
-    matrices: str
-    """Optimizer of the layers' matrices."""
-    weight_decay: float
-    """Decoupled decay of matrices."""
+    optimizer: dict[str, Any]
+    """Fields of OptimizerConfig."""
     schedule: dict[str, Any]
     """Fields of Schedule."""
     clip_norm: float
@@ -257,34 +255,24 @@ def make_plan(
         raise UsageError(
             f"--budget {budget}: a step takes {format_seconds(step_seconds)} and {format_seconds(train_seconds)} are left: give more"
         )
-    rates = _learning_rates(o, config.d_model, say)
-    kind = say("schedule", "wsd", "constant, then linear to zero: the last half of the run decays", "Hägele et al. 2024; docs/lab.md")
     plan = Plan(
-        budget,
-        seconds,
-        config,
-        seq_len,
-        batch,
-        micro,
-        n_steps,
-        train_seconds,
-        step_seconds,
-        rates,
-        say("matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024; docs/lab.md"),
-        say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "docs/lab.md"),
-        {
-            "kind": kind,
-            "warmup_fraction": 0.0,
-            "warmup_steps": max(1, n_steps // 50),
-            "decay_fraction": 0.5 if kind == "wsd" else 0.2,
-            "final_scale": 0.0,
-        },
-        1.0,
-        text_bytes,
-        tokenizer_bytes,
-        seed,
-        None,
-        (),
+        budget=budget,
+        seconds=seconds,
+        model=config,
+        seq_len=seq_len,
+        batch_size=batch,
+        micro_batch_size=micro,
+        n_steps=n_steps,
+        train_seconds=train_seconds,
+        step_seconds=step_seconds,
+        optimizer=_optimizer(o, config.d_model, say),
+        schedule=_schedule(n_steps, say),
+        clip_norm=1.0,
+        text_bytes=text_bytes,
+        tokenizer_bytes=tokenizer_bytes,
+        seed=seed,
+        test_tokens=None,
+        choices=(),
     )
     return dataclasses.replace(plan, choices=(*say.choices, *_totals(plan, unique)))
 
@@ -379,16 +367,32 @@ def _micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> int:
     return _power(max(1, 0.5 * machine.memory_bytes / widest), 1, 256)
 
 
-def _learning_rates(o: Overrides, d_model: int, say: _Sayer) -> dict[str, float]:
-    """Muon's rate does not move with the width; Adam's goes with d_model^-0.5 (nanochat's rule)."""
+def _schedule(n_steps: int, say: _Sayer) -> dict[str, Any]:
+    """Fields of Schedule."""
+    kind = say("schedule", "wsd", "constant, then linear to zero: the last half of the run decays", "Hägele et al. 2024; docs/lab.md")
+    warmup = max(1, n_steps // 50)
+    return {"kind": kind, "warmup_steps": warmup, "decay_fraction": 0.5 if kind == "wsd" else 0.2}
+
+
+def _optimizer(o: Overrides, d_model: int, say: _Sayer) -> dict[str, Any]:
+    """Fields of OptimizerConfig. Muon's rate does not move with the width; Adam's goes with d_model^-0.5 (nanochat's rule)."""
     scale = (d_model / 768) ** -0.5
-    matrix = say("matrix_lr", 0.02, "Muon's update has spectral norm one whatever the width", "Jordan et al. 2024; docs/lab.md")
+    matrix = say("matrix_lr", 0.01, "Muon's update has spectral norm one whatever the width", "Jordan et al. 2024; docs/lab.md")
     table = say("table_lr", 0.01, "times (d_model / 768)^-0.5", "docs/lab.md")
+    hashed = say("hash_lr", 0.1, "a row is seen rarely, so it must learn at once", "docs/lab.md")
     head = say("head_lr", 0.004, "times (d_model / 768)^-0.5", "docs/lab.md")
+    matrices = say(
+        "matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024; docs/lab.md"
+    )
+    decay = say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "docs/lab.md")
+    say.add("betas", "0.8, 0.98", "of AdamW: short runs forget the first moment sooner", "docs/lab.md")
     return {
+        "matrices": matrices,
+        "weight_decay": decay,
+        "adamw": {"beta1": 0.8, "beta2": 0.98},
         "matrix_lr": matrix,
         "embedding_lr": table * scale,
-        "hash_embedding_lr": 2 * table,
+        "hash_embedding_lr": hashed,
         "value_embedding_lr": table * scale,
         "head_lr": head * scale,
         "gate_lr": 0.01,

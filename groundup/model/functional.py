@@ -13,6 +13,11 @@ from torch import Tensor
 from groundup.config import Norm
 
 
+def _wide(x: Tensor) -> Tensor:
+    """Half precisions as fp32, wider ones as they are."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 def linear(x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None = None) -> Float[Tensor, "*n o"]:
     """x @ weight^T + bias. The weight is stored [out, in] and cast to x's type: masters stay fp32, the product runs in x's precision."""
     y = x @ weight.to(x.dtype).T
@@ -21,7 +26,7 @@ def linear(x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[T
 
 def rms_norm(x: Float[Tensor, "*n d"], weight: Float[Tensor, " d"] | None = None, eps: float = 1e-6) -> Float[Tensor, "*n d"]:
     """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019); the statistics are in fp32."""
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    wide = _wide(x)
     y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
     return y if weight is None else y * weight.to(x.dtype)
 
@@ -33,7 +38,7 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Float[Tensor, "*n d"]:
     """(x - mean) / sqrt(var + eps) * weight + bias, with the biased variance (Ba et al. 2016); the statistics are in fp32."""
-    wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    wide = _wide(x)
     centred = wide - wide.mean(-1, keepdim=True)
     y = (centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
     y = y if weight is None else y * weight.to(x.dtype)
@@ -90,7 +95,7 @@ def attention_reference(
     """
     groups = q.shape[2] // k.shape[2]
     grouped = rearrange(q, "b t (k g) e -> b t k g e", g=groups)
-    scores = einsum(grouped, k, "b t k g e, b s k e -> b k g t s").float() * (scale or 1 / math.sqrt(q.shape[-1]))
+    scores = _wide(einsum(grouped, k, "b t k g e, b s k e -> b k g t s")) * (scale or 1 / math.sqrt(q.shape[-1]))
     mask = attention_mask(q.shape[1], k.shape[1], window, documents, q.device)
     scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
     weights = torch.softmax(scores, dim=-1).to(v.dtype)
@@ -127,8 +132,8 @@ def mixture_nll_reference(
 
     A target of -1 costs nothing. Gate column 0 is the network's.
     """
-    log_p = torch.log_softmax(logits.float(), dim=-1).gather(1, targets.clamp(min=0)[:, None])
+    log_p = torch.log_softmax(_wide(logits), dim=-1).gather(1, targets.clamp(min=0)[:, None])
     if gate_logits is not None and expert_log_p is not None:
-        log_gate = torch.log_softmax(gate_logits.float(), dim=-1)
-        log_p = torch.logsumexp(log_gate + torch.cat((log_p, expert_log_p.float()), dim=1), dim=1, keepdim=True)
+        log_gate = torch.log_softmax(_wide(gate_logits), dim=-1)
+        log_p = torch.logsumexp(log_gate + torch.cat((log_p, _wide(expert_log_p)), dim=1), dim=1, keepdim=True)
     return torch.where(targets >= 0, -log_p[:, 0], 0.0)

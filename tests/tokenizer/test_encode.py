@@ -113,7 +113,7 @@ def test_special_tokens_by_policy() -> None:
     assert TOKENIZER.encode_ordinary(text).max() < eot
     assert TOKENIZER.end_of_text == eot == TOKENIZER.vocab_size - 3
     assert TOKENIZER.decode([eot, 65]) == END_OF_TEXT + "A"
-    assert TOKENIZER.n_bytes([[eot, 65], [ab, 66]]).tolist() == [[0, 1], [0, 1]]
+    assert TOKENIZER.n_bytes(np.array([[eot, 65], [ab, 66]])).tolist() == [[0, 1], [0, 1]]
 
 
 def test_wrong_choices_of_special_tokens_are_named() -> None:
