@@ -1,15 +1,21 @@
-# make run: set up .venv and run the main job.  make test: set up .venv and run linters and tests.
+# make run   sets up .venv, then trains for three minutes on the Python standard library's own sources.
+# make test  sets up .venv, then runs the linters and the tests.
+#
 # The same by hand:
 #   python3 -m venv .venv && . .venv/bin/activate
-#   pip install -e .              then: groundup train
-#   pip install -e '.[test]'      then: ruff check && ruff format --check && lint-imports && pytest
+#   pip install -e .            then   groundup train
+#   pip install -e '.[test]'    then   ruff check && ruff format --check && lint-imports && python docs/write_numbers.py --check && pytest
+#
+# Another interpreter (3.11 or newer): make test PYTHON=python3.12
+
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that wait sleep instead of spinning: the machine may be doing other things.
+export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: run test help
+.PHONY: help run test
 help:
-	@echo "make run    set up .venv, then train for three minutes on the Python standard library"
-	@echo "make test   set up .venv, then linters and tests"
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 run: .venv/installed
 	$(BIN)/groundup train
@@ -18,15 +24,16 @@ test: .venv/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
+	$(BIN)/python docs/write_numbers.py --check
 	$(BIN)/pytest
 
-.venv/bin/python:
+# Stamps: installing happens again only when pyproject.toml changes. venv leaves an environment that is there as it is.
+.venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-
-.venv/installed: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install -q -e .
+	$(BIN)/pip install --disable-pip-version-check -e .
 	@touch $@
 
-.venv/installed-test: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install -q -e '.[test]'
-	@touch $@
+.venv/installed-test: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -e '.[test]'
+	@touch .venv/installed $@

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from groundup.errors import GroundupError
 
@@ -16,10 +19,18 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns a full disk or a folder that may not be written into one sentence."""
     try:
         yield
-    except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as e:
+        number = e.errno if isinstance(e, OSError) else _system_error(e)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             raise GroundupError(f"{path}: the disk is full; free some space and resume: the last checkpoint is whole") from e
-        raise GroundupError(f"{path}: cannot be written ({e.strerror}); check the folder's permissions") from e
+        why = os.strerror(number) if number is not None else e
+        raise GroundupError(f"{path}: cannot be written ({why}); check the folder's permissions") from e
+
+
+def _system_error(e: SafetensorError) -> int | None:
+    """The number of the system's error, which safetensors gives in its text only."""
+    found = re.search(r"os error (\d+)", str(e))
+    return int(found[1]) if found else None
 
 
 def write_file(path: Path, text: str) -> None:

@@ -45,7 +45,7 @@ class RunFolder:
             raise UsageError(f"{path} is not a run (it has no manifest.json): give a folder that `groundup train` made")
         try:
             manifest = json.loads(file.read_text())
-        except json.JSONDecodeError as e:
+        except ValueError as e:
             raise GroundupError(f"{file}: damaged ({e}); restore it from a copy of the run") from e
         if manifest.get("format") != FORMAT:
             raise UsageError(

@@ -1,15 +1,30 @@
 """The whole suite runs with types and shapes checked at every call, on one thread."""
 
 import os
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits sleeps: tests share the machine
 
-from jaxtyping import install_import_hook
-
 import groundup.kernels.ngram  # noqa: F401  numba compiles these functions, and cannot compile a check around them
 
-install_import_hook("groundup", "checking.typechecker")  # before anything else of groundup is imported
+jaxtyping.install_import_hook("groundup", "checking.typechecker")  # before anything else of groundup is imported
 
 import torch  # noqa: E402
 
 torch.set_num_threads(1)  # one order of summation, and no thread to wake for tensors this small
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Beartype looks at one item of a list by chance, which hypothesis would forbid inside strategies."""
+    config.addinivalue_line("filterwarnings", "ignore:Do not use the `random` module inside strategies")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """For a test that passes values of the wrong type on purpose, to see what the code itself says to them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -33,7 +33,8 @@ class _Blocked(torch.autograd.Function):
         kv = k.shape[2]
         groups = heads // kv
         # [B, T, H, E] -> [B, K, G, T, E]: blocks of T stay views
-        q5 = q.reshape(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4).contiguous().mul_(scale)
+        q5 = q.new_empty(batch, kv, groups, t, dim)
+        torch.mul(q.reshape(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4), scale, out=q5)
         k4, v4 = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
         out = torch.empty(batch, t, heads, dim, dtype=q.dtype, device=q.device)
         out5 = out.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)

@@ -20,18 +20,19 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, gate_logits, expert_log_p, scale, cap, network_share, needs):
         w = weight.to(hidden.dtype)
-        nll = torch.empty(2, hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        wide = torch.promote_types(hidden.dtype, torch.float32)  # what logits and sums are held in
+        nll = torch.empty(2, hidden.shape[0], dtype=wide, device=hidden.device)
         d_hidden = torch.empty_like(hidden) if needs else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs else None
+        d_weight = torch.zeros_like(weight, dtype=wide) if needs else None
         d_bias = torch.zeros_like(bias) if needs and bias is not None else None
         d_gate = torch.empty_like(gate_logits) if needs and gate_logits is not None else None
         rows = chunk_rows(weight.shape[0], hidden.device.type)
         for start in range(0, hidden.shape[0], rows):
             part = slice(start, start + rows)
             x, y = hidden[part], targets[part, None]
-            valid = (y >= 0).float()
+            valid = (y >= 0).to(wide)
             index = y.clamp(min=0)
-            logits = (x @ w.T).float()
+            logits = (x @ w.T).to(wide)
             if bias is not None:
                 logits += bias
             capped = None
@@ -48,8 +49,8 @@ class _HeadLoss(torch.autograd.Function):
             if gate_logits is None:
                 nll[1, part] = nll[0, part]
             else:
-                gates = torch.log_softmax(gate_logits[part].float(), dim=1)
-                joint = gates + torch.cat((log_p, expert_log_p[part].float()), dim=1)
+                gates = torch.log_softmax(gate_logits[part].to(wide), dim=1)
+                joint = gates + torch.cat((log_p, expert_log_p[part].to(wide)), dim=1)
                 mixed = torch.logsumexp(joint, dim=1, keepdim=True)
                 nll[1, part] = -(mixed * valid)[:, 0]
                 blame = torch.exp(joint - mixed)  # the share of the target's probability that each expert gave
@@ -67,10 +68,10 @@ class _HeadLoss(torch.autograd.Function):
                 d_bias += grad.sum(0)
             g = grad.to(hidden.dtype)
             torch.mm(g, w, out=d_hidden[part])
-            if g.dtype == torch.float32:
+            if g.dtype == wide:
                 d_weight.addmm_(g.T, x)
             else:
-                d_weight += (g.T @ x).float()
+                d_weight += (g.T @ x).to(wide)
         ctx.save_for_backward(d_hidden, d_weight, d_bias, d_gate)
         ctx.mark_non_differentiable(nll)
         return torch.lerp(nll[1].sum(), nll[0].sum(), network_share) * scale, nll

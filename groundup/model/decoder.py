@@ -188,7 +188,7 @@ class Decoder(nn.Module):
         self.gate = PriorGate(config.d_model, *prior_shape) if config.prior and prior_shape else None
 
     @property
-    def head_weight(self) -> nn.Parameter:
+    def head_weight(self) -> Tensor:
         """The matrix that makes logits: the head's, or the embedding when tied."""
         return self.embedding.weight if self.head is None else self.head.weight
 

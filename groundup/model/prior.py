@@ -30,6 +30,7 @@ from safetensors.numpy import load_file, save_file
 from groundup.config import Prior
 from groundup.data import TokenStore
 from groundup.errors import GroundupError
+from groundup.files import disk_errors
 from groundup.kernels.ngram import N_EXPERTS, N_FEATURES, number_keys, scan, tally
 
 EM_ROWS, EM_ROUNDS = 400_000, 12
@@ -126,11 +127,9 @@ class NgramPrior:
         }
         tensors |= {"vocab_size": np.array([self.vocab_size]), "document_weight": np.array([self.document_weight])}
         partial = path.with_name(path.name + ".partial")
-        try:
+        with disk_errors(path):
             save_file(tensors, partial)
             os.replace(partial, path)
-        except OSError as e:
-            raise GroundupError(f"{path}: cannot be written ({e.strerror}); make room and start again") from e
 
     @classmethod
     def load(cls, path: Path) -> NgramPrior:
@@ -175,8 +174,8 @@ class NgramPrior:
                     parents[keys // self.vocab_size] >= 0, parents[keys // self.vocab_size] * self.vocab_size + keys % self.vocab_size, -1
                 )
             )
-            place = np.minimum(np.searchsorted(self.keys[k], here), len(self.keys[k]) - 1)
-            parents = np.where(self.keys[k][place] == here, place, -1)
+            place = np.searchsorted(self.keys[k], here)
+            parents = np.where(np.append(self.keys[k], -2)[place] == here, place, -1)  # -2: past the last key, and no key
             found.append(np.where(parents >= 0, parents + self.offsets[k], -1))
         return np.concatenate(found)
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from groundup.errors import UsageError
-from groundup.files import disk_errors
-from groundup.report.figure import CYCLE, draw
+from groundup.report.figure import CYCLE, PAPER, draw, label_ends, log_ticks
+from groundup.report.page import write_bytes
 from groundup.report.run import column, dig, is_run, number, read_run
 
 
@@ -50,16 +52,15 @@ def list_runs(root: Path) -> list[RunSummary]:
 
 def summarize(path: Path) -> RunSummary:
     """Reads one run."""
-    run = read_run(path)
-    m = run.manifest
-    measured = dig(m, "measured") or dig(m, "plan", "predicted") or {}
+    m = read_run(path).manifest
+    counts = dig(m, "measured") or dig(m, "plan", "predicted")
     return RunSummary(
         path.resolve().name,
         str(m.get("created", "")),
         str(m.get("status", "unknown")),
         str(dig(m, "plan", "budget") or dig(m, "command", "budget") or ""),
-        number(measured.get("parameters")),
-        number(measured.get("tokens")),
+        number(dig(counts, "parameters")),
+        number(dig(counts, "tokens")),
         number(dig(m, "measured", "bits_per_byte")),
         number(dig(m, "measured", "seconds")),
         path,
@@ -77,16 +78,22 @@ def plot_runs(runs: Sequence[RunSummary], out: Path) -> Path:
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
+        labels, times = [], []
         for i, summary in enumerate(runs):
             records = [e for e in read_run(summary.path).evaluations if e.get("split") == "validation"]
             x, y = column(records, "seconds"), column(records, "bits_per_byte", "model")
-            if len(x):
-                axes.plot(x, y, color=CYCLE[i % len(CYCLE)], label=summary.name)
-        axes.set(xscale="log", xlabel="seconds", title="Bits per byte of the validation split")
-        if axes.lines:
-            axes.legend(frameon=False)
+            shown = np.isfinite(y) & (x > 0)
+            if shown.any():
+                colour = CYCLE[i % len(CYCLE)]
+                axes.plot(x[shown], y[shown], color=colour, marker="o", markersize=3.6, markeredgecolor=PAPER, markeredgewidth=0.6)
+                labels.append((float(y[shown][-1]), f"{summary.name[:32]} {y[shown][-1]:.3f}", colour))
+                times += x[shown].tolist()
+        axes.set(xlabel="time (seconds)", ylabel="bits per byte", title="Bits per byte of the validation split, lower is better")
+        if times and max(times) > min(times):
+            axes.set_xscale("log")
+            log_ticks(axes.xaxis, min(times), max(times))
+        label_ends(axes, labels)
 
     plot = draw("runs", "Bits per byte against time", paint, (8.0, 5.0))
-    with disk_errors(Path(out)):
-        Path(out).write_bytes(plot.png)
+    write_bytes(Path(out), plot.png)
     return Path(out)

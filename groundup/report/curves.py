@@ -1,4 +1,4 @@
-"""What stands between a column of numbers and a line on paper: smoothing, thinning, error bars, places for labels."""
+"""What stands between a column of numbers and a line on paper: smoothing, thinning, places for labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from jaxtyping import Float64
 def smooth(values: Float64[np.ndarray, " n"], span: float) -> Float64[np.ndarray, " n"]:
     """Exponential moving average without the bias towards its start.
 
-    m_t = sum_i b^(t-i) x_i / sum_i b^(t-i) over i <= t, with b = 1 - 1/span (Kingma & Ba 2015, section 3).
+    m_t = s_t / w_t with s_t = b_t s_(t-1) + x_t, w_t = b_t w_(t-1) + 1 (Kingma & Ba 2015, section 3), b_t = 1 - 1/span_t, and
+    span_t = min(span, 1 + t/8): early on a loss falls so fast that a long average would lag behind it.
     A value that is not finite carries no weight; before the first finite one the average is NaN.
     """
-    decay = 1.0 - 1.0 / max(span, 1.0)
     total = weight = 0.0
     averages = np.full(len(values), math.nan)
     for t, value in enumerate(values.tolist()):
+        decay = 1.0 - 1.0 / max(min(span, 1.0 + t / 8), 1.0)
         total, weight = decay * total, decay * weight
         if math.isfinite(value):
             total, weight = total + value, weight + 1.0
@@ -40,20 +41,6 @@ def thin(
         kept |= {int(stretch[np.argmin(y[stretch])]), int(stretch[np.argmax(y[stretch])])}
     chosen = np.array(sorted(kept))
     return x[chosen], y[chosen]
-
-
-def wilson(fraction: float, n: float, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a proportion (Wilson 1927): honest at 0 and 1 and for small n.
-
-    (p + z^2/2n ± z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
-    """
-    fraction = min(max(fraction, 0.0), 1.0)
-    if n <= 0:
-        return 0.0, 1.0
-    middle = fraction + z * z / (2 * n)
-    reach = z * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max((middle - reach) / scale, 0.0), min((middle + reach) / scale, 1.0)
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -75,7 +75,8 @@ def draw(name: str, title: str, painter: Callable[[Figure], None], size: tuple[f
         figure = Figure(figsize=size, layout="constrained")
         painter(figure)
         png, svg = io.BytesIO(), io.StringIO()
-        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+        figure.set_layout_engine("none")  # laid out already
         figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
     return Plot(name, title, png.getvalue(), _inline(svg.getvalue(), name), wide=size == WIDE)
 

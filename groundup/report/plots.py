@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from groundup.report import text
-from groundup.report.curves import smooth, spread, thin, wilson
+from groundup.report.curves import smooth, spread, thin
 from groundup.report.figure import (
     BLUE,
     CYCLE,
@@ -89,7 +89,7 @@ def draw_plots(run: Run) -> list[Plot]:
     if sum(run.phases.values()) > 0:
         add("phases", "Where the time went", partial(_phases, run), WIDE)
     if len({number(r.get("step")) for r in run.parse_rates if number(r.get("parse_rate")) is not None} - {None}) > 1:
-        add("parse_rate", "Samples that parse as Python", partial(_parse_rate, run))
+        add("parse_rate", "Lines that parse as Python", partial(_parse_rate, run))
     return plots
 
 
@@ -127,9 +127,9 @@ def learning_curve(run: Run, measure: str, axis: str, figure: Figure) -> None:
 
     x, y = column(run.train, axis), column(run.train, measure)
     if np.isfinite(x + y).any():
-        averaged = smooth(y, len(y) / 40)
-        axes.plot(*_thinned(x / unit.divisor, y), color=MUTED, alpha=0.28, linewidth=0.8)
-        axes.plot(*_thinned(x / unit.divisor, averaged), color=MUTED, linewidth=1.4, marker="o" if len(y) == 1 else None)
+        averaged = smooth(y, len(y) / 20)
+        axes.plot(*thin(x / unit.divisor, y), color=MUTED, alpha=0.22, linewidth=0.8)
+        axes.plot(*thin(x / unit.divisor, averaged), color=MUTED, linewidth=1.4, marker="o" if len(y) == 1 else None)
         settled = np.isfinite(x) & (x >= np.nanquantile(x, 0.06))
         shown.append(averaged[settled])
         labels.append((float(averaged[-1]), "training", MUTED))
@@ -183,13 +183,9 @@ def _frame(axes: Axes, values: np.ndarray) -> None:
         axes.set_ylim(low - margin, high + margin)
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return thin(x, y)
-
-
 def _learning_rate(run: Run, figure: Figure) -> None:
     axes = figure.add_subplot()
-    x, y = _thinned(column(run.train, "step"), column(run.train, "lr_scale"))
+    x, y = thin(column(run.train, "step"), column(run.train, "lr_scale"))
     axes.plot(x, y, color=BLUE, marker="o" if len(x) == 1 else None)
     axes.fill_between(x, y, color=BLUE, alpha=0.12, linewidth=0)
     axes.set_title("Learning rate")
@@ -205,8 +201,8 @@ def _gradient_norm(run: Run, figure: Figure) -> None:
     y = np.where(y > 0, y, math.nan)  # a logarithm's domain
     if np.isfinite(y).any():
         axes.set_yscale("log")
-        axes.plot(*_thinned(x, y), color=BLUE, alpha=0.3, linewidth=0.8)
-        axes.plot(*_thinned(x, np.exp(smooth(np.log(y), len(y) / 40))), color=BLUE, marker="o" if len(y) == 1 else None)
+        axes.plot(*thin(x, y), color=BLUE, alpha=0.3, linewidth=0.8)
+        axes.plot(*thin(x, np.exp(smooth(np.log(y), len(y) / 20))), color=BLUE, marker="o" if len(y) == 1 else None)
         log_ticks(axes.yaxis, float(np.nanmin(y)), float(np.nanmax(y)) * 1.0001)
     steps = column(run.events, "step")
     for step, event in zip(steps, run.events, strict=True):
@@ -232,9 +228,9 @@ def _throughput(run: Run, figure: Figure) -> None:
         y = column(run.train, key) * (100 if key == "mfu" else 1)
         largest = float(np.nanmax(y))
         divisor = 1e3 if key != "mfu" and largest >= 1e4 else 1.0
-        average = smooth(y, len(y) / 40) / divisor
-        axes.plot(*_thinned(x / unit.divisor, y / divisor), color=colour, alpha=0.3, linewidth=0.8)
-        axes.plot(*_thinned(x / unit.divisor, average), color=colour, linewidth=1.5, marker="o" if len(y) == 1 else None)
+        average = smooth(y, len(y) / 20) / divisor
+        axes.plot(*thin(x / unit.divisor, y / divisor), color=colour, alpha=0.3, linewidth=0.8)
+        axes.plot(*thin(x / unit.divisor, average), color=colour, linewidth=1.5, marker="o" if len(y) == 1 else None)
         axes.set_title(title)
         axes.set_ylabel("% of peak" if key == "mfu" else "tokens/s" if divisor == 1 else "1,000 tokens/s")
         top = 1.15 * float(np.nanquantile(y, 0.98)) / divisor
@@ -258,33 +254,30 @@ def _phases(run: Run, figure: Figure) -> None:
     axes = figure.add_subplot()
     starts = np.cumsum([0.0] + [seconds for _, seconds in parts])
     middles = [float(start + seconds / 2) for start, (_, seconds) in zip(starts, parts, strict=False)]
-    places = spread(middles, width * 0.105, width * 0.045, width * 0.955)
+    places = spread(middles, width * 0.088, width * 0.04, width * 0.96)
     for i, (name, seconds) in enumerate(parts):
         colour = PHASE_COLOURS.get(name, CYCLE[i % len(CYCLE)])
         axes.barh(0, seconds, left=starts[i], height=1.0, color=colour, edgecolor=PAPER, linewidth=0.8)
-        axes.plot([middles[i], middles[i], places[i], places[i]], [-0.5, -0.66, -0.9, -1.0], color=colour, linewidth=1.0,
-                  solid_joinstyle="round")  # fmt: skip
-        axes.text(places[i], -1.1, f"{name[:14]}\n{text.duration(seconds)}\n{seconds / total:.1%}", ha="center", va="top", linespacing=1.35)
+        axes.plot([middles[i], places[i]], [-0.5, -1.15], color=colour, linewidth=1.0)
+        for line, words in enumerate((name[:14], text.duration(seconds), f"{seconds / total:.1%}")):
+            axes.text(places[i], -1.75 - 0.68 * line, words, ha="center", color=MUTED if line else INK)
     if planned:
         axes.plot([planned, planned], [-0.5, 0.75], color=INK, linewidth=1.2)
         axes.annotate(f"planned {text.duration(planned)} ", (planned, 0.62), ha="right", va="bottom", fontsize=8.5, color=INK)
     axes.set_xlim(0, width * 1.002)
-    axes.set_ylim(-3.4, 1.3)
+    axes.set_ylim(-3.3, 1.3)
     axes.set_axis_off()
 
 
 def _parse_rate(run: Run, figure: Figure) -> None:
+    """The mean over texts of the share of lines in the longest beginning that parses: no proportion of trials, so no binomial band."""
     axes = figure.add_subplot()
     records = [r for r in run.parse_rates if number(r.get("step")) is not None and number(r.get("parse_rate")) is not None]
-    x, y, n = column(records, "step"), column(records, "parse_rate"), np.nan_to_num(column(records, "n"))
-    bounds = np.array([wilson(p, m) for p, m in zip(y, n, strict=True)])
-    counted = n > 0
-    axes.fill_between(x[counted], 100 * bounds[counted, 0], 100 * bounds[counted, 1], color=BLUE, alpha=0.15, linewidth=0)
-    axes.plot(x, 100 * y, color=BLUE, marker="o", markersize=4, markeredgecolor=PAPER, clip_on=False)
-    axes.set_title("Samples that parse as Python")
-    axes.set_ylabel("% of samples")
+    x, y = column(records, "step"), 100 * column(records, "parse_rate")
+    axes.plot(x, y, color=BLUE, marker="o", markersize=4, markeredgecolor=PAPER, clip_on=False)
+    axes.set_title("Lines that parse as Python")
+    axes.set_ylabel("% of lines written")
     axes.set_xlabel("step")
-    top = float(np.max(np.append(100 * bounds[counted, 1], 100 * y)))
-    axes.set_ylim(0, min(100.0, max(top * 1.1, 5.0)))
+    axes.set_ylim(0, min(105.0, max(1.2 * float(y.max()), 5.0)))
     axes.set_xlim(0, float(x.max()) or 1.0)
-    label_ends(axes, [(float(100 * y[-1]), f"{y[-1]:.0%}", BLUE)])
+    label_ends(axes, [(float(y[-1]), f"{y[-1]:.0f} %", BLUE)])

@@ -48,7 +48,7 @@ class Run:
     samples: list[Record]
     """Texts that the model wrote at stages of its training."""
     parse_rates: list[Record]
-    """Fractions of its samples that parse as Python, by step."""
+    """Mean shares of its lines in a beginning that parses as Python, by step."""
     notes: tuple[str, ...]
     """What a reader must know of the files: missing, broken, superseded."""
 

@@ -72,7 +72,7 @@ def load_checkpoint(run: Path, state: TrainState) -> dict[str, Any] | None:
     for folder in reversed(checkpoints(run)):
         try:
             body = json.loads((folder / "state.json").read_text())
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):
             broken.append(folder / "state.json")
             continue
         if body.get("format") != FORMAT:

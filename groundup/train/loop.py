@@ -8,8 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from groundup.errors import GroundupError
-from groundup.parallel.data import ALONE, World
+from groundup.parallel.data import ALONE, World, sum_over_ranks
 from groundup.train.step import StepConfig, StepMetrics, TrainBatch, TrainState, train_step
 
 MOST_SKIPS = 5  # steps in a row that may be dropped for a loss or gradient that is not finite
@@ -90,22 +92,18 @@ def train(
                 )
         if state.step in milestones:
             callbacks.on_milestone(state)
-        if stop is not None and _anyone_asked(stop, world):
+        due = time.monotonic() - last_save > save_every_s
+        asked, due = _agree(stop is not None and stop.asked is not None, due and world.is_main, world)
+        if asked:
             callbacks.save(state)
-            raise Interrupted(f"stopped by {stop.asked or 'another rank'} after step {state.step} and saved")
-        if world.size == 1 and time.monotonic() - last_save > save_every_s:
+            raise Interrupted(f"stopped by {(stop and stop.asked) or 'another rank'} after step {state.step} and saved")
+        if due:
             callbacks.save(state)
             last_save = time.monotonic()
-        elif world.size > 1 and state.step % 50 == 0:  # ranks have different clocks, so they count steps
-            callbacks.save(state)
     return state
 
 
-def _anyone_asked(stop: StopSignal, world: World) -> bool:
-    if world.size == 1:
-        return stop.asked is not None
-    import torch
-
-    from groundup.parallel.data import sum_over_ranks
-
-    return bool(sum_over_ranks(torch.tensor(1.0 if stop.asked else 0.0), world) > 0)
+def _agree(stop: bool, save: bool, world: World) -> tuple[bool, bool]:
+    """Whether any rank was asked to stop, and whether the first rank's clock says to save: the same answer on every rank."""
+    stop_count, save_count = sum_over_ranks(torch.tensor([float(stop), float(save)]), world).tolist()
+    return stop_count > 0, save_count > 0

@@ -34,7 +34,9 @@ def _phase(name: str, seconds: float) -> dict[str, Any]:
     return {"kind": "phase", "name": name, "seconds": seconds}
 
 
-def _metrics(steps: int, done: int, seconds: float, prior: bool, rng: random.Random, level: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def _metrics(
+    steps: int, done: int, seconds: float, prior: bool, rng: random.Random, level: float
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     shares = {"read": 0.01, "tokenizer": 0.06, "encode": 0.02, "calibrate": 0.02, "counts": 0.09 if prior else 0.0}
     records = [_phase(name, share * seconds) for name, share in shares.items() if share]
     start = sum(shares.values()) * seconds
@@ -70,7 +72,11 @@ def _evaluation(at: dict[str, Any], bits: float, split: str, prior: bool, level:
 def _samples(done: int, seconds: float) -> list[dict[str, Any]]:
     texts = {
         0.02: ["e  self\n   t)\n  = ,r", "os\n\nclass  the n\n:", "The  e to of ,, in\n"],
-        0.3: ["def fibonacci(n):\n    self.n = n\n    return self(n\n", "import os\n\nclass Error(Exc:\n    pass\n", "The function is the name of the"],
+        0.3: [
+            "def fibonacci(n):\n    self.n = n\n    return self(n\n",
+            "import os\n\nclass Error(Exc:\n    pass\n",
+            "The function is the name of the",
+        ],
         1.0: [
             "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1)\n",
             'import os\n\nclass PathError(OSError):\n    """Raised when a path cannot be resolved to a file in the directory tree."""\n',
@@ -82,7 +88,7 @@ def _samples(done: int, seconds: float) -> list[dict[str, Any]]:
         at = {"step": max(1, round(share * done)), "seconds": 0.2 * seconds + share * 0.78 * seconds}
         for i, text in enumerate(written):
             records.append({**at, "prompt": PROMPTS[i], "text": text.removeprefix(PROMPTS[i]), "parses": share == 1.0 if i < 2 else None})
-        records.append({"kind": "parse_rate", "step": at["step"], "parse_rate": {0.02: 0.0, 0.3: 0.125, 1.0: 0.40625}[share], "n": 64})
+        records.append({**at, "parse_rate": {0.02: 0.0, 0.3: 0.125, 1.0: 0.40625}[share], "n": 64})
     return records
 
 
@@ -90,9 +96,9 @@ def _manifest(last: dict[str, Any], finished: bool, budget: str, created: str, s
     predicted = {"parameters": 5_242_880, "tokens": 6_553_600, "flops": 206_158_430_208_000, "seconds": seconds,
                  "peak_memory_bytes": 1_310_720_000, "bits_per_byte": 1.26}  # fmt: skip
     manifest: dict[str, Any] = {
-        "groundup_version": "0.1.0", "command": "groundup train --budget " + budget, "created": created,
+        "groundup_version": "0.1.0", "command": {"data": [], "budget": budget, "seed": 1, "overrides": {"arch": "groundup", "prior": "auto", "d_model": 256, "steps": None}}, "created": created,
         "finished": "2026-03-01T12:03:04+00:00" if finished else None, "status": "finished" if finished else "interrupted", "seed": 1,
-        "corpus": {"name": "Python standard library", "n_documents": 1183, "n_bytes": 12_345_678, "splits": {"train": 11_100_000, "validation": 610_000, "test": 635_678},
+        "corpus": {"name": "Python standard library", "n_documents": 1183, "n_bytes": 12_345_678, "splits": {"bytes": {"train": 11_100_000, "validation": 610_000, "test": 635_678}},
                    "documents": [{"id": f"lib/{i}.py", "sha256": f"{i:064x}"} for i in range(300)]},
         "environment": {"python": "3.11.7", "torch": "2.13.0", "cpu": "a processor with a rather long name @ 2.10GHz", "cores": 2, "gpu": None, "os": "Linux"},
         "code": {"git": "0123abcd", "diff_hash": None},

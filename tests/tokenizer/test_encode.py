@@ -145,6 +145,7 @@ def test_stream_decoder_waits_for_whole_characters() -> None:
     assert decoder.push(0xE4) == "" and decoder.finish() == "\ufffd"
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("ids", [[-1], [700], np.array([3, 10**9], dtype=np.uint32)])
 def test_ids_out_of_range_are_named(ids: list[int]) -> None:
     for ask in (TOKENIZER.decode, TOKENIZER.decode_bytes, TOKENIZER.n_bytes):

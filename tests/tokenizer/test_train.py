@@ -119,6 +119,7 @@ def test_a_sample_is_as_large_as_asked() -> None:
     assert seen[-1][0] == "merge" and seen[-1][1] <= seen[-1][2] == 300 - 257
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

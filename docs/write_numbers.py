@@ -1,0 +1,237 @@
+"""Writes the numbers into the docs, so that none is typed by hand and none drifts from the code.
+
+    python docs/write_numbers.py            write them
+    python docs/write_numbers.py --check    only compare; exit status 1, naming each that is out of date
+
+Between ``<!-- number: NAME -->`` and ``<!-- /number -->`` stands what ``NUMBERS[NAME]`` returns. All of them follow from the code alone,
+on any machine: what the clock or a measurement decides is shown for the machine ``EXAMPLE``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
+from groundup.account.plan import COUNTS_BYTES_PER_S, SMALL_SCALE, TEXT_SHARE, Machine, Overrides, Plan, make_plan
+from groundup.data import BatchStream, Document, TokenStore, evaluation_windows, splits, write_shards
+from groundup.data.near import JOINED_FROM
+from groundup.tokenizer import Tokenizer
+
+DOCS = Path(__file__).resolve().parent
+MARKED = re.compile(r"(<!-- number: ([^ ]+) -->)(.*?)(<!-- /number -->)", re.DOTALL)
+EXAMPLE = Machine("example", "cpu", 8e-12, 3e-7, 130e9, 2.5e6, 16 << 30)
+EXAMPLE_BYTES = 11_000_000
+"""Training text of the examples: about the standard library's."""
+
+
+def rewrite(text: str, numbers: dict[str, Callable[[], str]], where: str) -> str:
+    """The text with every marked number as it is now; SystemExit naming a marker that is unknown or not closed."""
+
+    def current(match: re.Match[str]) -> str:
+        opening, name, _, closing = match.groups()
+        if name not in numbers:
+            raise SystemExit(f"{where}: no number is called {name!r}; known: {', '.join(sorted(numbers))}")
+        return opening + numbers[name]() + closing
+
+    if len(MARKED.findall(text)) != text.count("<!-- number:"):
+        raise SystemExit(f"{where}: a number is opened and not closed by <!-- /number -->")
+    return MARKED.sub(current, text)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table on lines of its own."""
+    lines = [header, ["-"] * len(header), *rows]
+    return "\n" + "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
+
+
+# ---- the path of the data ----
+
+
+@cache
+def toy_store() -> TokenStore:
+    """Two documents of made-up ids, 0 standing for <|endoftext|>."""
+    documents = [(Document("a", b"abcdefg"), np.arange(8)), (Document("b", b"hijk"), np.array([0, 8, 9, 10, 11]))]
+    folder = Path(tempfile.mkdtemp()) / "tokens"
+    write_shards(documents, folder, vocab_size=12, tokenizer_hash="none")
+    return TokenStore.open(folder)
+
+
+def ids(row: np.ndarray) -> str:
+    """A row of ids, "." where nothing is scored."""
+    return " ".join("." if i < 0 else str(i) for i in row.tolist())
+
+
+def training_rows() -> str:
+    """The first two steps of a stream over the toy store."""
+    stream = BatchStream(toy_store(), batch_size=2, seq_len=4, seed=0)
+    rows = []
+    for step in range(2):
+        batch = stream.batch(step)
+        for i in range(2):
+            rows.append((step, batch.positions[i], ids(batch.tokens[i]), ids(batch.targets[i]), ids(batch.documents[i])))
+    return table(("step", "position", "tokens", "targets", "document"), rows)
+
+
+# ---- how a budget becomes a model ----
+
+
+@cache
+def example_plan(budget: str, d_model: int | None = None) -> Plan:
+    """The plan for a budget on the example machine."""
+    return make_plan(parse_budget(budget), EXAMPLE, EXAMPLE_BYTES, overrides=Overrides(d_model=d_model))
+
+
+def machine() -> str:
+    """The example machine's fields."""
+    rows = [
+        ("`seconds_per_flop`", f"{EXAMPLE.seconds_per_flop:g}", f"products at {format_flops(1 / EXAMPLE.seconds_per_flop)}/s"),
+        ("`seconds_per_activation`", f"{EXAMPLE.seconds_per_activation:g}", "everything between the products"),
+        ("`tokenizer_bytes_per_s`", f"{EXAMPLE.tokenizer_bytes_per_s:g}", "training and applying the tokenizer"),
+        ("`memory_bytes`", format_bytes(EXAMPLE.memory_bytes), ""),
+    ]
+    return table(("field", "value", "what it stands for"), rows)
+
+
+def plans() -> str:
+    """What the planner chooses as the budget grows."""
+    rows = []
+    for budget in ("10s", "30s", "3m", "20m", "2h"):
+        p = example_plan(budget)
+        rows.append(
+            (
+                budget,
+                f"{p.text_bytes / 1e6:.1f} MB",
+                f"{p.model.vocab_size:,}",
+                p.seq_len,
+                p.model.d_model,
+                len(p.model.layers),
+                p.batch_size * p.seq_len,
+                f"{p.n_steps:,}",
+                format_count(cost(p.model, seq_len=p.seq_len).parameters),
+                format_flops(p.flops),
+            )
+        )
+    names = ("budget", "text", "vocab_size", "seq_len", "d_model", "layers", "tokens a step", "steps", "parameters", "FLOPs")
+    return table(names, rows)
+
+
+def printed_plan() -> str:
+    """The plan for three minutes, as the command prints it."""
+    rows = [(c.name, c.value, c.why, c.source) for c in example_plan("3m").choices]
+    return table(("", "chosen", "why", "source"), rows)
+
+
+def candidates() -> str:
+    """Shapes for three minutes, and what the law expects of each."""
+    rows = []
+    for width in (64, 96, 128, 160, 192, 256, 384):
+        p = example_plan("3m", width)
+        counted = cost(p.model, seq_len=p.seq_len)
+        n = counted.parameters_non_embedding + p.model.vocab_size * width
+        chosen = " (chosen)" if width == example_plan("3m").model.d_model else ""
+        loss = SMALL_SCALE.loss(n, p.tokens)
+        microseconds = 1e6 * EXAMPLE.seconds_per_token(p.model, p.seq_len)
+        rows.append((f"{width}{chosen}", len(p.model.layers), format_count(n), f"{microseconds:.0f} µs", format_count(p.tokens), f"{loss:.3f}"))
+    return table(("d_model", "layers", "N", "time a token", "D", "predicted L"), rows)
+
+
+def repeats() -> str:
+    """What tokens are worth when the text is read again and again."""
+    epochs = (1, 2, 4, 8, 16, 64)
+    return table(("epochs", *epochs), [("worth, in fresh epochs", *(f"{SMALL_SCALE.effective_tokens(e, 1.0):.2f}" for e in epochs))])
+
+
+def law() -> str:
+    """The constants of the law for small scale."""
+    fields = ("E", "A", "alpha", "B", "beta", "repeat_half_life")
+    return table([f"`{name}`" for name in fields], [[f"{getattr(SMALL_SCALE, name):g}" for name in fields]])
+
+
+# ---- bits per byte ----
+
+
+def tokenizers() -> str:
+    """A guess without any knowledge, uniform over the vocabulary, on the same text cut by three tokenizers."""
+    text = (DOCS.parent / "LICENSE").read_bytes()
+    rows = []
+    for vocab_size in (257, 512, 1024):
+        tokenizer = Tokenizer.train([text], vocab_size, n_workers=1)
+        n_tokens = len(tokenizer.encode_ordinary(text))
+        bits = n_tokens * np.log2(vocab_size) / len(text)
+        rows.append((f"{vocab_size:,}", f"{n_tokens:,}", f"{len(text) / n_tokens:.2f}", f"{vocab_size:,}", f"{bits:.2f}"))
+    return table(("vocabulary", "tokens", "bytes a token", "perplexity", "bits per byte"), rows)
+
+
+def ratios() -> tuple[float, float]:
+    """Bits per byte of a long easy and a short hard document: of all bytes together, and as a mean of the two ratios."""
+    bits, n_bytes = np.array([9_000.0, 500.0]), np.array([10_000, 100])
+    return float(bits.sum() / n_bytes.sum()), float((bits / n_bytes).mean())
+
+
+def windows() -> str:
+    """The rows that score the toy store."""
+    (batch,) = evaluation_windows(toy_store(), seq_len=4, stride=2, batch_size=6)
+    rows = [(p, ids(x), ids(y)) for p, x, y in zip(batch.positions, batch.tokens, batch.targets, strict=True) if p >= 0]
+    return table(("position", "tokens", "targets"), rows)
+
+
+def resamples() -> str:
+    """Resamples of the bootstrap."""
+    from groundup.evaluate.bits import RESAMPLES
+
+    return f"{RESAMPLES:,}"
+
+
+NUMBERS: dict[str, Callable[[], str]] = {
+    "batch-rows": training_rows,
+    "candidates": candidates,
+    "counts-rate": lambda: f"{COUNTS_BYTES_PER_S / 1e6:g} MB",
+    "example-text": lambda: f"{EXAMPLE_BYTES / 1e6:g} MB",
+    "held-out": lambda: f"{splits.HELD_OUT:.1%}",
+    "joined-from": lambda: f"{JOINED_FROM:g}",
+    "law": law,
+    "machine": machine,
+    "min-bytes": lambda: f"{splits.MIN_BYTES:,}",
+    "plans": plans,
+    "printed-plan": printed_plan,
+    "ratio-mean": lambda: f"{ratios()[1]:.2f}",
+    "ratio-sum": lambda: f"{ratios()[0]:.2f}",
+    "repeats": repeats,
+    "resamples": resamples,
+    "text-share": lambda: f"{TEXT_SHARE:.0%}",
+    "tokenizers": tokenizers,
+    "windows": windows,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrites the chapters, or with --check only compares them; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare only")
+    parser.add_argument("files", nargs="*", type=Path, help="Markdown files (default: every chapter in docs/)")
+    given = parser.parse_args(arguments)
+    stale = []
+    for file in given.files or sorted(DOCS.glob("*.md")):
+        text = file.read_text()
+        new = rewrite(text, NUMBERS, file.name)
+        if new != text and given.check:
+            pairs = zip(MARKED.findall(text), MARKED.findall(new), strict=True)
+            stale += [f"{file.name}: {name}" for (_, name, old, _), (_, _, now, _) in pairs if old != now]
+        elif new != text:
+            file.write_text(new)
+            print(f"wrote {file.name}")
+    for line in stale:
+        print(f"out of date: {line}; run python docs/write_numbers.py", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
