@@ -183,8 +183,8 @@ class Eval:
 
     def run(self) -> None:
         """Scores every byte of every document."""
-        from groundup.job import score_text
         from groundup.screen import show_score
+        from groundup.workbench import score_text
 
         name, score = score_text(_open(self.run_folder), self.data, self.text_field)
         show_score(name, score)
@@ -263,10 +263,10 @@ class Report:
 
 
 def _open(path: Path):
-    from groundup.job import open_workbench
     from groundup.kernels.memory import keep_freed_memory
     from groundup.runfolder import RunFolder
     from groundup.train.calibrate import pick_device
+    from groundup.workbench import open_workbench
 
     run = RunFolder.open(path)
     if "plan" not in run.manifest:

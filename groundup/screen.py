@@ -13,7 +13,7 @@ from rich.table import Table
 
 from groundup.account import format_bytes, format_count, format_flops, format_seconds
 from groundup.evaluate.bits import Score
-from groundup.job import Listener
+from groundup.recorder import Listener
 from groundup.runfolder import RunFolder
 
 PHASES = {

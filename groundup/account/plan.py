@@ -130,6 +130,8 @@ class Plan:
     """Training steps."""
     train_seconds: float
     """Seconds that training may take."""
+    predicted_seconds: float
+    """Seconds of the whole run, predicted."""
     step_seconds: float
     """Predicted seconds of a step."""
     optimizer: dict[str, Any]
@@ -264,6 +266,7 @@ def make_plan(
         micro_batch_size=micro,
         n_steps=n_steps,
         train_seconds=train_seconds,
+        predicted_seconds=spare + n_steps * step_seconds,
         step_seconds=step_seconds,
         optimizer=_optimizer(o, config.d_model, say),
         schedule=_schedule(n_steps, say),

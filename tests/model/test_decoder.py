@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as torch_f
-from torch.utils.flop_counter import FlopCounterMode, addmm_flop
+from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.account import cost
 from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior, Rotary
@@ -16,7 +16,8 @@ from groundup.model.decoder import SPARSE_ROWS, Decoder
 from groundup.model.initialize import initialize
 
 V, D, T = 37, 8, 12
-IN_PLACE = {torch.ops.aten.addmm_: addmm_flop}  # torch's counter passes over this one
+# torch's counter passes over this one
+IN_PLACE = {torch.ops.aten.addmm_: lambda into, a, b, **_: 2 * a[0] * a[1] * b[1]}
 LAYER_NORM, PLAIN_NORM = Norm("layer", bias=True), Norm()
 
 

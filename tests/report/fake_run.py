@@ -95,20 +95,39 @@ def _samples(done: int, seconds: float) -> list[dict[str, Any]]:
 def _manifest(last: dict[str, Any], finished: bool, budget: str, created: str, seconds: float) -> dict[str, Any]:
     predicted = {"parameters": 5_242_880, "tokens": 6_553_600, "flops": 206_158_430_208_000, "seconds": seconds,
                  "peak_memory_bytes": 1_310_720_000, "bits_per_byte": 1.26}  # fmt: skip
+    rows = [
+        ("d_model", 256, "", "the largest width at which the steps that the data needs still fit", "Hoffmann et al. 2022, section 3.3"),
+        ("batch size", 32, "sequences", "near the critical batch of the loss reached", "McCandlish et al. 2018"),
+        ("learning rate", 0.02, "", "Muon on matrices, scaled by the root of their shape", "Jordan et al. 2024"),
+        ("prior", True, "", "counts beat a network below about ten minutes of this machine", "docs/lab.md"),
+    ]
     manifest: dict[str, Any] = {
-        "groundup_version": "0.1.0", "command": {"data": [], "budget": budget, "seed": 1, "overrides": {"arch": "groundup", "prior": "auto", "d_model": 256, "steps": None}}, "created": created,
-        "finished": "2026-03-01T12:03:04+00:00" if finished else None, "status": "finished" if finished else "interrupted", "seed": 1,
-        "corpus": {"name": "Python standard library", "n_documents": 1183, "n_bytes": 12_345_678, "splits": {"bytes": {"train": 11_100_000, "validation": 610_000, "test": 635_678}},
-                   "documents": [{"id": f"lib/{i}.py", "sha256": f"{i:064x}"} for i in range(300)]},
-        "environment": {"python": "3.11.7", "torch": "2.13.0", "cpu": "a processor with a rather long name @ 2.10GHz", "cores": 2, "gpu": None, "os": "Linux"},
+        "groundup_version": "0.1.0",
+        "command": {
+            "data": [],
+            "budget": budget,
+            "seed": 1,
+            "overrides": {"arch": "groundup", "prior": "auto", "d_model": 256, "steps": None},
+        },
+        "created": created,
+        "finished": "2026-03-01T12:03:04+00:00" if finished else None,
+        "status": "finished" if finished else "interrupted",
+        "seed": 1,
+        "corpus": {
+            "name": "Python standard library",
+            "n_documents": 1183,
+            "n_bytes": 12_345_678,
+            "splits": {"bytes": {"train": 11_100_000, "validation": 610_000, "test": 635_678}},
+            "documents": [{"id": f"lib/{i}.py", "blake2b": f"{i:032x}"} for i in range(300)],
+        },
+        "environment": {"python": "3.11.7", "torch": "2.13.0", "cpu": "a processor with a rather long name", "cores": 2, "gpu": None},
         "code": {"git": "0123abcd", "diff_hash": None},
-        "plan": {"budget": budget, "predicted": predicted, "rows": [
-            {"name": "d_model", "value": 256, "unit": "", "why": "the largest width at which the steps that the data needs still fit", "source": "Hoffmann et al. 2022, section 3.3"},
-            {"name": "batch size", "value": 32, "unit": "sequences", "why": "near the critical batch of the loss reached", "source": "McCandlish et al. 2018"},
-            {"name": "learning rate", "value": 0.02, "unit": "", "why": "Muon on matrices, scaled by the root of their shape", "source": "Jordan et al. 2024"},
-            {"name": "prior", "value": True, "unit": "", "why": "counts beat a network below about ten minutes of this machine", "source": "docs/lab.md"},
-        ]},
-    }  # fmt: skip
+        "plan": {
+            "budget": budget,
+            "predicted": predicted,
+            "rows": [dict(zip(("name", "value", "unit", "why", "source"), row, strict=True)) for row in rows],
+        },
+    }
     if finished:
         manifest["measured"] = {**predicted, "seconds": seconds * 1.022, "peak_memory_bytes": 1_502_000_000, "bits_per_byte": 1.2345678}
     return manifest

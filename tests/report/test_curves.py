@@ -1,5 +1,6 @@
 """Smoothing, thinning, label places and the spelling of numbers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -40,13 +41,13 @@ def test_labels_keep_their_order_their_gap_and_the_frame(positions: list[float])
     places = spread(positions, 0.05, 0.0, 1.0)
     order = sorted(range(len(positions)), key=lambda i: positions[i])
     ranked = [places[i] for i in order]
-    assert all(b - a >= 0.05 - 1e-9 for a, b in zip(ranked, ranked[1:], strict=False))
+    assert all(b - a >= 0.05 - 1e-9 for a, b in itertools.pairwise(ranked))
     assert all(-1e-9 <= place <= 1 + 1e-9 for place in places)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8, unique=True))
 def test_labels_that_do_not_touch_stay(positions: list[float]) -> None:
-    gap = min((b - a for a, b in zip(sorted(positions), sorted(positions)[1:], strict=False)), default=1.0) / 2
+    gap = min((b - a for a, b in itertools.pairwise(sorted(positions))), default=1.0) / 2
     assert spread(positions, gap, 0.0, 1.0) == pytest.approx(positions)
 
 
@@ -54,7 +55,8 @@ def test_labels_that_do_not_touch_stay(positions: list[float]) -> None:
     ("shown", "expected"),
     [
         (text.grouped(4_718_592), "4,718,592"), (text.grouped(0.5), "0.5"), (text.scientific(2.134e15), "2.134 × 10¹⁵"),
-        (text.scientific(0), "0"), (text.duration(0.336), "0.336 s"), (text.duration(12.34), "12.3 s"), (text.duration(59.97), "1 min 00 s"),
+        (text.scientific(0), "0"), (text.duration(0.336), "0.336 s"), (text.duration(12.34), "12.3 s"),
+        (text.duration(59.97), "1 min 00 s"),
         (text.duration(182.3), "3 min 02 s"), (text.duration(7500), "2 h 05 min"), (text.duration(3599.8), "1 h 00 min"),
         (text.size(1_534_000_000), "1.534 GB"), (text.size(999), "999 B"), (text.quantity("bits_per_byte", 1.23456), "1.2346"),
         (text.spelled("peak_memory_bytes"), "peak memory"),

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from fake_run import fake_run
+from matplotlib.figure import Figure
 
 from groundup.errors import UsageError
-from groundup.report import compare, list_runs, plot_runs, summarize, write_report
+from groundup.report import compare, list_runs, plot_runs, plots, summarize, write_report
+from groundup.report.figure import SIZE, Plot
 from groundup.report.run import column, number, read_run
 
 VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use"}
@@ -64,6 +66,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.fixture
+def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plot is painted, none is rendered: rendering is most of the time, and other tests look at it."""
+
+    def paint(name: str, title: str, painter: Any, size: tuple[float, float] = SIZE) -> Plot:
+        painter(Figure(figsize=size))
+        return Plot(name, title, b"\x89PNG", "<svg></svg>")
+
+    monkeypatch.setattr(plots, "draw", paint)
+
+
 def edit(run: Path, name: str, **values: Any) -> None:
     file = run / name
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
@@ -96,12 +109,13 @@ def test_predictions_and_measurements_are_the_files_numbers(finished: Path) -> N
     assert page.row("peak memory") == ["peak memory", "1.311 GB", "1.502 GB", "1.146", "✗"]
     assert page.row("bits per byte") == ["bits per byte", "1.2600", "1.2346", "0.980", "✓"]
     assert page.row("batch size") == ["batch size", "32 sequences", "near the critical batch of the loss reached", "McCandlish et al. 2018"]
-    assert page.row("validation") == ["validation", "610,000"] and page.row("n documents") == ["n documents", "1,183"]
+    assert page.row("validation bytes") == ["validation bytes", "610,000"] and page.row("n documents") == ["n documents", "1,183"]
     test = read_run(finished).evaluations[-1]
     assert f"{test['bits_per_byte']['model']:.4f} bits per byte" in page.text
     assert "groundup train --budget 3m --seed 1 --d-model 256" in page.text
 
 
+@pytest.mark.usefixtures("unsaved")
 @pytest.mark.parametrize(("name", "value", "kept"), [("tokens", 6_553_601, "✗"), ("seconds", 198.0, "✓"), ("seconds", 198.5, "✗")])
 def test_counts_are_promised_exactly_and_the_rest_within_a_tenth(tmp_path: Path, name: str, value: float, kept: str) -> None:
     run = fake_run(tmp_path / "run", steps=2)
@@ -117,12 +131,12 @@ def test_plots_are_there_as_png_too(finished: Path) -> None:
     assert all(path.suffix == ".png" and path.read_bytes().startswith(b"\x89PNG") for path in (finished / "plots").iterdir())
     source = (finished / "report.html").read_text(encoding="utf-8")
     assert source.count("<svg") == len(names)
-    assert all(f">{part} " in source for part in ("counts", "network", "both", "test"))
+    assert all(re.search(rf">{part} \d", source) for part in ("counts", "network", "both", "test"))
 
 
 def test_without_a_prior_there_is_one_held_out_curve(tmp_path: Path) -> None:
     source = write_report(fake_run(tmp_path / "run", steps=40, prior=False)).read_text(encoding="utf-8")
-    assert ">validation " in source and ">network " not in source and ">counts " not in source
+    assert re.search(r">validation \d", source) and not re.search(r">(network|counts|both) \d", source)
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -142,6 +156,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert page.text.count(HOSTILE) >= 12
 
 
+@pytest.mark.usefixtures("unsaved")
 @pytest.mark.parametrize("missing", ["manifest.json", "metrics.jsonl", "samples.jsonl", "config.json"])
 def test_a_missing_file_is_said_and_the_rest_shown(tmp_path: Path, missing: str) -> None:
     run = fake_run(tmp_path / "run", steps=20)
@@ -151,6 +166,7 @@ def test_a_missing_file_is_said_and_the_rest_shown(tmp_path: Path, missing: str)
     assert ("def fibonacci" in page.text) == (missing != "samples.jsonl")
 
 
+@pytest.mark.usefixtures("unsaved")
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "{}"])
 def test_a_run_with_nothing_in_it_has_a_report(tmp_path: Path, content: str) -> None:
     for name in ("manifest.json", "metrics.jsonl", "samples.jsonl", "config.json"):
@@ -159,6 +175,7 @@ def test_a_run_with_nothing_in_it_has_a_report(tmp_path: Path, content: str) -> 
     assert tmp_path.name in page.text and not list((tmp_path / "plots").iterdir())
 
 
+@pytest.mark.usefixtures("unsaved")
 @pytest.mark.parametrize("value", [None, 1, "text", [], [None], {}, {"a": {"b": [1]}}, math.nan])
 def test_values_of_the_wrong_kind_are_left_out(tmp_path: Path, value: Any) -> None:
     run = fake_run(tmp_path / "run", steps=3)
@@ -173,6 +190,7 @@ def test_values_of_the_wrong_kind_are_left_out(tmp_path: Path, value: Any) -> No
     summarize(run)
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_an_interrupted_run_shows_its_last_validation_and_says_what_was_lost(tmp_path: Path) -> None:
     run = fake_run(tmp_path / "run", steps=60, finished=False)
     with (run / "metrics.jsonl").open("a") as file:

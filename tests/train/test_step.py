@@ -13,7 +13,16 @@ from groundup.train.step import StepConfig, TrainBatch, train_step
 SETTINGS = StepConfig(10, 4, Schedule("constant", warmup_steps=0), clip_norm=1.0)
 fixtures_are_pure = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-GOLDEN = {}
+GOLDEN = {
+    "loss 0": 3.911918,
+    "gradient norm 0": 0.696205,
+    "loss 1": 3.939142,
+    "gradient norm 1": 0.744159,
+    "embedding.weight": 25.9078,
+    "head.weight": 0.127444,
+    "layers.0.mixer.query.weight": 0.797279,
+    "layers.1.mlp.down.weight": -0.00176747,
+}
 
 
 def gradients(state, batch: TrainBatch, micro_batch_size: int) -> tuple[float, dict[str, torch.Tensor]]:
@@ -34,7 +43,7 @@ def test_golden_values_of_two_steps(new_state, new_batch):
     for name in ("embedding.weight", "head.weight", "layers.0.mixer.query.weight", "layers.1.mlp.down.weight"):
         p = dict(state.model.named_parameters())[name].detach().double()
         found[name] = float((p * torch.arange(1, p.numel() + 1).view_as(p)).sum() / p.numel())
-    assert found == pytest.approx(GOLDEN, rel=2e-3), f"one step computes other numbers; if that is meant, set GOLDEN = {found}"
+    assert found == pytest.approx(GOLDEN, rel=2e-3, abs=2e-4), f"one step computes other numbers; if that is meant, set GOLDEN = {found}"
 
 
 def test_one_batch_is_learned_by_heart(new_state, new_batch):

@@ -1,0 +1,104 @@
+"""A run on the bench: its tokenizer, tokens, counts and model, read from the folder, ready to train, score or write."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from groundup.config import ModelConfig, from_dict
+from groundup.data import TokenStore, open_corpus, write_shards
+from groundup.errors import UsageError
+from groundup.evaluate.bits import Score, evaluate
+from groundup.model.decoder import Decoder
+from groundup.model.initialize import initialize
+from groundup.model.prior import NgramPrior, Table
+from groundup.runfolder import RunFolder
+from groundup.tokenizer import Tokenizer
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it fast, else fp32; parameters are fp32 in both."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+@dataclass
+class Workbench:
+    """What training and evaluation work with, all of it read from the run folder."""
+
+    tokenizer: Tokenizer
+    stores: dict[str, TokenStore]
+    prior: NgramPrior | None
+    model: Decoder
+    plan: dict[str, Any]
+    tables: dict[str, Table] = field(default_factory=dict)
+
+    def evaluate(self, split: str, max_tokens: int | None = None) -> Score:
+        """Bits per byte of a split under the model as it is."""
+        store = self.stores[split]
+        if self.prior is not None and split not in self.tables:
+            self.tables[split] = self.prior.features(store)
+        table = self.tables.get(split)
+        return evaluate(
+            self.model,
+            store,
+            seq_len=self.plan["seq_len"],
+            table=table,
+            counts_nats=table.counts_nats if table is not None else None,
+            max_tokens=max_tokens,
+            token_bytes=self.tokenizer.n_bytes(np.arange(self.tokenizer.vocab_size)),
+        )
+
+
+def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = False, prior: NgramPrior | None = None) -> Workbench:
+    """Reads tokenizer, tokens, counts (unless given) and model of a run; with ``weights``, the trained ones."""
+    plan = run.manifest["plan"]
+    config = from_dict(ModelConfig, plan["model"])
+    tokenizer = Tokenizer.load(run.path / "tokenizer.json")
+    stores = {s: TokenStore.open(run.path / "tokens" / s) for s in ("train", "validation", "test") if (run.path / "tokens" / s).exists()}
+    if config.prior is not None and prior is None:
+        prior = NgramPrior.load(run.path / "prior.safetensors")
+    shape = (prior.n_experts, prior.n_features) if prior is not None else None
+    model = initialize(Decoder(config, prior_shape=shape), plan["seed"]).to(device)
+    model.compute_dtype = compute_dtype(device)
+    if weights:
+        file = run.path / "model.safetensors"
+        if not file.is_file():
+            raise UsageError(f"{run.path} has no trained weights yet: go on with `groundup train --resume {run.path}`")
+        model.load_state_dict(load_file(file))
+    return Workbench(tokenizer, stores, prior, model, plan)
+
+
+def encoded(tokenizer: Tokenizer, documents: Iterator) -> Iterator:
+    """Documents with their ids, ``<|endoftext|>`` first, encoded many at a time."""
+    end = np.array([tokenizer.end_of_text], np.uint32)
+    group: list = []
+    for document in chain(documents, [None]):
+        if document is not None:
+            group.append(document)
+        if group and (document is None or sum(len(d.text) for d in group) > 16 << 20):
+            for d, ids in zip(group, tokenizer.encode_ordinary_batch([d.text for d in group]), strict=True):
+                yield d, np.concatenate((end, ids))
+            group = []
+
+
+def score_text(bench: Workbench, data: Sequence[str], text_field: str) -> tuple[str, Score]:
+    """Bits per byte of any text under a trained run, every document and byte of it."""
+    if not data:
+        raise UsageError("--data: name the text to score")
+    corpus = open_corpus(data, text_field=text_field)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens"
+        write_shards(
+            encoded(bench.tokenizer, corpus.documents()), path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash
+        )
+        scored = dataclasses.replace(bench, tables={}, stores={"text": TokenStore.open(path)})
+        return corpus.name, scored.evaluate("text")

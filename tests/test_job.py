@@ -1,0 +1,114 @@
+"""Runs in processes of their own: killed at any moment, stopped, resumed, alone and in twos, they end in the same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DRIVE = Path(__file__).with_name("drive.py")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(DRIVE.parents[1])}
+FLAGS = (
+    "--budget 60s --steps 24 --d-model 32 --n-layers 1 --head-dim 16 --vocab-size 300 --seq-len 32 --batch-size 4 "
+    "--micro-batch-size 2 --hash-rows 20000 --save-every 0"
+).split()
+ONE, TWO = (), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Path:
+    """A folder of small programs made up by chance."""
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    names = ["alpha", "beta", "gamma", "delta", "total", "value"]
+    for i in range(60):
+        lines = [f"{names[rng.integers(6)]}_{i} = {names[rng.integers(6)]} + {rng.integers(1000)}" for _ in range(rng.integers(10, 30))]
+        (folder / f"{i}.py").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def launch(world: tuple[str, ...], *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, *world, str(DRIVE), "train", *arguments]
+    return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen) -> str:
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+def steps(run: Path) -> dict[int, dict]:
+    """The last record of each training step."""
+    file = run / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    records = [json.loads(line) for line in lines if line.endswith("}")]
+    return {r["step"]: r for r in records if r["kind"] == "train"}
+
+
+def wait_for(process: subprocess.Popen, run: Path, step: int) -> None:
+    while max(steps(run), default=0) < step:
+        assert process.poll() is None, process.communicate()[0]
+        os.sched_yield()
+
+
+def stop(process: subprocess.Popen, number: signal.Signals) -> str:
+    os.killpg(process.pid, number)
+    return process.communicate(timeout=120)[0]
+
+
+@pytest.fixture(scope="module")
+def runs(text, tmp_path_factory):
+    """One run that nothing interrupted, by one process and by two."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, world in (("one", ONE), ("two", TWO)):
+        finish(launch(world, "--data", str(text), "--out", str(folder / name), *FLAGS))
+    return folder
+
+
+@pytest.mark.parametrize("name, world, moments", [("one", ONE, (3, 11)), ("two", TWO, (51,))])
+def test_a_killed_run_ends_in_the_very_same_weights(runs, text, tmp_path, name, world, moments):
+    run = tmp_path / "run"
+    moments = tuple(m % 24 for m in moments)
+    process = launch(world, "--data", str(text), "--out", str(run), *FLAGS)
+    for moment in moments:
+        wait_for(process, run, moment)
+        stop(process, signal.SIGKILL)
+        process = launch(world, "--resume", str(run))
+    finish(process)
+    assert (run / "model.safetensors").read_bytes() == (runs / name / "model.safetensors").read_bytes()
+    assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("name, world", [("one", ONE), ("two", TWO)])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on(runs, text, tmp_path, name, world):
+    run = tmp_path / "run"
+    process = launch(world, "--data", str(text), "--out", str(run), *FLAGS[:-2])  # no checkpoint but the one that it saves at the end
+    wait_for(process, run, 5)
+    said = stop(process, signal.SIGTERM)
+    assert process.returncode != 0
+    assert "Traceback" not in said or world
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "interrupted" and list((run / "state").glob("step-*"))
+    before = max(steps(run))
+    finish(launch(world, "--resume", str(run)))
+    assert (run / "model.safetensors").read_bytes() == (runs / name / "model.safetensors").read_bytes()
+    assert 5 <= before < 24
+
+
+def test_two_processes_learn_as_one(runs):
+    one, two = steps(runs / "one"), steps(runs / "two")
+    assert len(one) == len(two) == 24
+    for step in one:
+        assert two[step]["loss"] == pytest.approx(one[step]["loss"], abs=1e-4)
+
+
+def test_what_was_predicted_exactly_is_what_was_measured(runs):
+    manifest = json.loads((runs / "one" / "manifest.json").read_text())
+    predicted, measured = manifest["plan"]["predicted"], manifest["measured"]
+    for name in ("parameters", "tokens", "flops"):
+        assert predicted[name] == measured[name]
