@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
-from groundup.account.plan import COUNTS_BYTES_PER_S, SMALL_SCALE, TEXT_SHARE, Machine, Overrides, Plan, make_plan
+from groundup.account.plan import COUNTS_BYTES_PER_S, SMALL_SCALE, TEXT_SHARE, Machine, Overrides, Plan, bytes_per_token, make_plan
 from groundup.data import BatchStream, Document, TokenStore, evaluation_windows, splits, write_shards
 from groundup.data.near import JOINED_FROM
 from groundup.tokenizer import Tokenizer
@@ -137,9 +137,11 @@ def candidates() -> str:
         counted = cost(p.model, seq_len=p.seq_len)
         n = counted.parameters_non_embedding + p.model.vocab_size * width
         chosen = " (chosen)" if width == example_plan("3m").model.d_model else ""
-        loss = SMALL_SCALE.loss(n, p.tokens)
+        loss = SMALL_SCALE.loss(n, p.tokens, EXAMPLE_BYTES / bytes_per_token(p.model.vocab_size))
         microseconds = 1e6 * EXAMPLE.seconds_per_token(p.model, p.seq_len)
-        rows.append((f"{width}{chosen}", len(p.model.layers), format_count(n), f"{microseconds:.0f} µs", format_count(p.tokens), f"{loss:.3f}"))
+        rows.append(
+            (f"{width}{chosen}", len(p.model.layers), format_count(n), f"{microseconds:.0f} µs", format_count(p.tokens), f"{loss:.3f}")
+        )
     return table(("d_model", "layers", "N", "time a token", "D", "predicted L"), rows)
 
 

@@ -1,23 +1,28 @@
-"""Attention for the hardware at hand: one function, three backends, chosen in one place.
+"""Attention for the hardware at hand: one function, four backends, chosen in one place.
 
 ``reference`` is ``model.functional.attention_reference`` and the oracle. ``blocked`` is ours, for the CPU: the queries go block by
 block, each block sees only the keys it may see (half the work of a square, less with a window), and the probabilities are kept for a
-backward of plain matrix products. ``sdpa`` is PyTorch's own, a vendor's kernel, for GPUs.
+backward of plain matrix products. ``triton`` is ours, for GPUs: flash attention, in ``kernels.triton_attention``. ``sdpa`` is PyTorch's
+own, a vendor's kernel, for GPUs without a Triton.
 """
 
 import math
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 BLOCK = 64  # queries a block: 64 beat 128 and 256 on a two-core AVX2 machine at T = 256, E = 64 (docs/lab.md)
+HAS_TRITON = find_spec("triton") is not None  # looked for, not imported; a constant, so that torch.compile sees no branch
 
 
 def choose_backend(device: torch.device) -> tuple[str, str]:
     """The attention backend for a device, and the reason, for the start-up line."""
+    if device.type == "cuda" and HAS_TRITON:
+        return "triton", "own flash attention in Triton, skips what the mask hides"
     if device.type == "cuda":
-        return "sdpa", "PyTorch's fused attention (vendor kernel)"
+        return "sdpa", "PyTorch's fused attention (vendor kernel), since Triton is not installed"
     return "blocked", "own blocked attention, skips what the mask hides"
 
 
@@ -127,4 +132,17 @@ def sdpa_attention(
     return out.transpose(1, 2)
 
 
-BACKENDS = {"blocked": blocked_attention, "sdpa": sdpa_attention}
+def triton_backend(
+    q: Float[Tensor, "b t h e"],
+    k: Float[Tensor, "b t k e"],
+    v: Float[Tensor, "b t k e"],
+    documents: Int[Tensor, "b t"] | None = None,
+    window: int | None = None,
+) -> Float[Tensor, "b t h e"]:
+    """``kernels.triton_attention.triton_attention``, imported when it is first called: only GPUs have a Triton."""
+    from groundup.kernels.triton_attention import triton_attention
+
+    return triton_attention(q, k, v, documents, window)
+
+
+BACKENDS = {"blocked": blocked_attention, "sdpa": sdpa_attention, "triton": triton_backend}
