@@ -99,10 +99,8 @@ class HashEmbedding:
 class Prior:
     """N-gram counts mixed with the network's distribution by a learned gate; see ``model.prior``."""
 
-    max_order: int = 5
+    max_order: int = 6
     """Longest n-gram counted, in tokens."""
-    document_weight: float = 4.0
-    """How much more a count in the document so far weighs than one in another document."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ from groundup.train.loop import Callbacks, Interrupted, NotFinite, StopSignal, t
 from groundup.train.step import StepConfig, TrainState
 from groundup.workbench import compute_dtype, encoded, open_workbench
 
+LEAST_TRAINING = 0.05  # of the budget, whatever the phases before it took
+
 
 @dataclass(frozen=True)
 class Job:
@@ -208,11 +210,8 @@ def _fix_steps(
     left = plan.seconds - clock.spent - evaluation - 0.04 * plan.seconds - 0.5
     # steps by hand may need more or less than the budget: what is predicted is what they need
     chosen_by_hand = any(c.name == "steps" and c.source == "you" for c in plan.choices)
-    n_steps = plan.n_steps if chosen_by_hand else int(left / step_seconds)
-    if n_steps < 1:
-        raise UsageError(
-            f"--budget {plan.budget}: {clock.spent:.0f} s went into tokenizer and counts, and none are left for a step; give more"
-        )
+    # where the phases before took longer than planned, a little training beats throwing their work away
+    n_steps = plan.n_steps if chosen_by_hand else max(1, int(max(left, LEAST_TRAINING * plan.seconds) / step_seconds))
     plan = dataclasses.replace(
         plan,
         model=model,

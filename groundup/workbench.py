@@ -68,6 +68,8 @@ def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = Fals
         prior = NgramPrior.load(run.path / "prior.safetensors")
     shape = (prior.n_experts, prior.n_features) if prior is not None else None
     model = initialize(Decoder(config, prior_shape=shape), plan["seed"]).to(device)
+    if prior is not None and model.gate is not None:
+        prior.gate.start(model.gate)  # training begins from what the counts alone have learned
     model.compute_dtype = compute_dtype(device)
     if weights:
         file = run.path / "model.safetensors"

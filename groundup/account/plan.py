@@ -20,7 +20,7 @@ from groundup.errors import UsageError
 
 SMALL_SCALE = LossLaw("groundup's fit at small scale (docs/lab.md)", 0.9, 21.0, 0.30, 92.0, 0.37)
 """Bits a byte of source code or prose for budgets of seconds to hours on a processor."""
-COUNTS_BYTES_PER_S = 1.6e6  # counting n-grams and leaving documents out, two cores (docs/lab.md)
+COUNTS_BYTES_PER_S = 0.9e6  # counting n-grams, leaving documents out and fitting the gate, two cores (docs/lab.md)
 TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
 BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096 (docs/lab.md)
 
@@ -332,7 +332,7 @@ def _choose_prior(o: Overrides, seconds: float, n_bytes: int, machine: Machine, 
             raise UsageError(f"--prior on and --arch {o.arch} contradict each other: counts cannot be exported; leave one of them out")
         say.add("prior", "off", f"--arch {o.arch} is for export, and counts cannot be exported", "you")
         return False
-    fits = 60 * n_bytes < machine.memory_bytes  # tables, and the experts' word on every token, at three bytes a token
+    fits = 80 * n_bytes < machine.memory_bytes  # tables, and the experts' word on every token, at three bytes a token
     if o.prior != "auto":
         say.add("prior", o.prior, "set by hand", "you")
         return o.prior == "on"

@@ -40,7 +40,7 @@ def _store(base, rows, stride, T, columns, values, E: tl.constexpr):
 @no_type_check
 def _document(documents, rows, T):
     """The documents of these rows; unsigned, so that padding, which is -1 and comes last, is the largest."""
-    return tl.load(documents + rows, mask=rows < T, other=-1).to(tl.uint32, bitcast=True)
+    return tl.load(documents + rows, mask=rows < T, other=0).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
@@ -66,7 +66,8 @@ def _descents(documents, T):
     count = 0
     for start in range(0, T, 1024):
         j = start + tl.arange(0, 1024)
-        count += tl.sum((_document(documents, j, T) > _document(documents, j + 1, T)).to(tl.int32), 0)
+        falls = _document(documents, j, T) > _document(documents, j + 1, T)
+        count += tl.sum((falls & (j + 1 < T)).to(tl.int32), 0)
     return count
 
 

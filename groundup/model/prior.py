@@ -1,118 +1,200 @@
 """The prior: n-gram counts of the training text and of the document so far, as experts beside the network.
 
 Counts learn in one pass over the text what a network needs many steps for; a network learns what counts never see. ``Decoder`` mixes them
-by a gate that reads the network's hidden state and the features below: p(y) = g_0 p_net(y) + sum_k g_k p_k(y), so probabilities sum to one.
+by a gate that reads the network's hidden state and the features below: p(y) = g_0 p_net(y) + sum_j g_j p_j(y), so probabilities sum to one.
 
-Three experts, each a recursion over context lengths k = 0 .. K from p = 1 / V, with c(h, y), c(h) and n(h) the count of a continuation,
-of all continuations and of different ones, d = n1 / (n1 + 2 n2) Ney's discount for k (Ney, Essen & Kneser 1994), w the document's weight:
+There are 1 + 2 K experts, unsmoothed: 1 / V, and for context lengths k = 0 .. K - 1 the plain frequencies
 
-    static  p <- (max(c - d, 0) + d n p) / c(h)                                                          counts of other documents
-    joint   p <- (max(c - d, 0) + w max(c' - d, 0) + d (n + w n') p) / (c(h) + w c'(h))                   and c' of this one so far
-    own     p <- (max(c' - 1/2, 0) + n'/2 p) / c'(h)   for k >= 1, from the joint p                       this one so far, first
+    static_k(y) = c(h_k y) / c(h_k)       counts of other documents
+    own_k(y) = c'(h_k y) / c'(h_k)        counts of this document so far (a cache: Kuhn & De Mori 1990)
 
-In training, c, c(h) and n(h) leave the whole document out (not only the token): held-out documents find no counts of themselves either.
-The n-grams stand in a trie of sorted arrays: node (parent, token) of order k has key parent * V + token, so no hash can collide.
+each falling back to the shorter context where its own was never seen. Smoothing is the gate's work: weights for every order from what is
+known of the contexts, trained by gradient (Neubig & Dyer 2016), beat discounts and interpolation with one weight an order by far
+(docs/lab.md). For every k >= 1 the gate sees both sources' log((c + 0.2) / (n - 0.6)), how predictable the context was, and log(1 + n), n
+the number of different tokens that followed; and how far into the document it is.
+
+In training, counts leave the whole document out (not only the token): held-out documents find no counts of themselves either. A context is
+counted only if without its first token at least two tokens followed it: else the longer one could say nothing new. That is decided
+after the document is left out, so its rows are those of tables built without it. Documents longer than ``PIECE`` tokens are cut for the
+counts, so that memory is bounded.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+import torch
+from jaxtyping import Bool, Float, Float16, Float32, Int32, Int64
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 from groundup.config import Prior
-from groundup.data import TokenStore
 from groundup.errors import GroundupError
 from groundup.files import disk_errors
-from groundup.kernels.ngram import N_EXPERTS, N_FEATURES, number_keys, scan, tally
+from groundup.kernels.ngram import SPARSE, TOTAL, count_order, distribution, fill_slots, push, scan
 
-EM_ROWS, EM_ROUNDS = 400_000, 12
+PIECE = 1 << 18
+MAX_TOKENS = 1 << 25  # tokens counted, from the start of the text: about 2 GB of tables
+CHUNK = 1 << 16  # rows of a table at work at a time
+
+
+@runtime_checkable
+class Text(Protocol):
+    """What counting needs of a token store."""
+
+    n_tokens: int
+    document_starts: Int64[np.ndarray, " d1"]
+
+    def slice(self, start: int, stop: int) -> Int64[np.ndarray, " n"]:
+        """The tokens at these positions."""
+        ...
 
 
 @dataclass(frozen=True)
 class Table:
     """What the counts say of every token of a store: row i is about predicting token i from those before it in its document."""
 
-    log_p: Float32[np.ndarray, "n k"]
-    """Natural log of the probability that each expert gave to the token that came."""
-    features: Float32[np.ndarray, "n c"]
-    """What is known of the context before the token comes; see ``kernels.ngram.scan``."""
-    counts_nats: Float32[np.ndarray, " n"]
-    """Nats of the token under the counts alone (experts mixed by ``NgramPrior.weights``)."""
+    log_p: Float16[np.ndarray, "n k"]
+    """Natural log of the probability that each expert gave to the token that came; LOG_ZERO for none."""
+    features: Float16[np.ndarray, "n c"]
+    """What is known of the context before the token comes."""
+    gate: CountsGate
+
+    @property
+    def counts_nats(self) -> Float32[np.ndarray, " n"]:
+        """Nats of each token under the counts alone. Computed when asked for."""
+        return self.gate.nats(self.log_p, self.features)
 
     @property
     def n_bytes(self) -> int:
         """Memory held."""
-        return self.log_p.nbytes + self.features.nbytes + self.counts_nats.nbytes
+        return self.log_p.nbytes + self.features.nbytes
+
+
+class CountsGate:
+    """Mixes the experts without a network: softmax(W_m tanh(W_f features + b_f) + b_m), the weights of ``model.decoder.PriorGate``.
+
+    Trained by Adam (Kingma & Ba 2015) on rows that leave their documents out, it is the counts-only model; a network's gate starts from it.
+    """
+
+    HIDDEN, STEPS, ROWS, LEARNING_RATE = 32, 600, 2048, 0.015
+
+    def __init__(self, n_experts: int, n_features: int, seed: int = 0):
+        generator = torch.Generator().manual_seed(seed)
+        bound = (3 / n_features) ** 0.5
+        self.weights = {
+            "features.weight": (2 * torch.rand(self.HIDDEN, n_features, generator=generator) - 1) * bound,
+            "features.bias": torch.zeros(self.HIDDEN),
+            "mix.weight": torch.zeros(n_experts, self.HIDDEN),
+            "mix.bias": torch.zeros(n_experts),
+        }
+        self.generator = generator
+
+    def log_mixture(self, log_p: Float[Tensor, "n k"], features: Float[Tensor, "n c"]) -> Float[Tensor, " n"]:
+        """Log-probability of each row's token."""
+        w = self.weights
+        inner = torch.tanh(torch.addmm(w["features.bias"], features, w["features.weight"].T))
+        gate = torch.log_softmax(torch.addmm(w["mix.bias"], inner, w["mix.weight"].T), dim=1)
+        return torch.logsumexp(gate + log_p, dim=1)
+
+    def fit(self, log_p: Float16[np.ndarray, "n k"], features: Float16[np.ndarray, "n c"], rows: Int64[np.ndarray, " r"]) -> None:
+        """Adam on random batches of these rows, the learning rate falling linearly from half-time on."""
+        parameters = [p.requires_grad_() for p in self.weights.values()]
+        first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # work this small is done before a second thread wakes; waiting for it costs ten times the work
+        try:
+            for step in range(1, self.STEPS + 1):
+                picked = rows[torch.randint(len(rows), (min(self.ROWS, len(rows)),), generator=self.generator).numpy()]
+                loss = -self.log_mixture(*(torch.from_numpy(a[picked]).float() for a in (log_p, features))).mean()
+                rate = self.LEARNING_RATE * min(1.0, 2 * (1 - step / self.STEPS) + 0.01)
+                with torch.no_grad():
+                    for p, g, m, v in zip(parameters, torch.autograd.grad(loss, parameters), first, second, strict=True):
+                        m.lerp_(g, 0.1)
+                        v.lerp_(g * g, 0.001)
+                        p -= rate * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        finally:
+            torch.set_num_threads(threads)
+        self.weights = {name: p.detach() for name, p in self.weights.items()}
+
+    @torch.no_grad()
+    def nats(self, log_p: Float[np.ndarray, "n k"], features: Float[np.ndarray, "n c"]) -> Float32[np.ndarray, " n"]:
+        """-log p of each row's token under the counts alone."""
+        parts = [
+            -self.log_mixture(*(torch.from_numpy(a[i : i + CHUNK]).float() for a in (log_p, features))).numpy()
+            for i in range(0, len(log_p), CHUNK)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    @torch.no_grad()
+    def start(self, gate: torch.nn.Module, network_logit: float = -1.0) -> None:
+        """Sets a ``PriorGate`` to these weights and the network (column 0) to a constant logit: training begins with the counts."""
+        w = self.weights
+        gate.features.weight.copy_(w["features.weight"])
+        gate.features.bias.copy_(w["features.bias"])
+        gate.mix.weight[1:].copy_(w["mix.weight"])
+        gate.mix.weight[0].zero_()
+        gate.hidden.weight.zero_()
+        gate.hidden.bias[1:].copy_(w["mix.bias"] - w["mix.bias"].mean())
+        gate.hidden.bias[0] = network_logit
 
 
 class NgramPrior:
     """Counts of every n-gram up to ``max_order`` tokens, and the experts that they make."""
 
-    n_experts = N_EXPERTS
-    n_features = N_FEATURES
-
-    def __init__(
-        self,
-        vocab_size: int,
-        document_weight: float,
-        keys: list[Int64[np.ndarray, " _"]],
-        counts: np.ndarray,
-        totals: np.ndarray,
-        weights: np.ndarray | None,
-    ):
-        self.vocab_size, self.document_weight, self.keys, self.counts, self.totals = vocab_size, document_weight, keys, counts, totals
-        self.offsets = np.cumsum([0] + [len(k) for k in keys])
-        self.distinct = self._distinct()
-        self.discounts = np.array([_discount(counts[a:b]) for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True)])
-        self.weights = weights
-        """Mixture weights of the counts alone, by ``bucket`` of the features [buckets, K]."""
+    def __init__(self, vocab_size: int, n_orders: int, n_counted: int, parents: np.ndarray, tokens: np.ndarray, stats: np.ndarray):
+        """From a trie (see ``kernels.ngram``) of n-grams of 1 .. n_orders tokens, counted in a text's first n_counted tokens."""
+        self.vocab_size, self.n_orders, self.n_counted = vocab_size, n_orders, n_counted
+        self.parents, self.tokens, self.stats = parents, tokens, stats
+        self.slots = _slots(parents, tokens, len(parents), 0)
+        self.gate = CountsGate(self.n_experts, self.n_features)
         self._training: Table | None = None  # of the store that was counted, until it is asked for
 
-    @classmethod
-    def build(cls, store: TokenStore, vocab_size: int, config: Prior) -> NgramPrior:
-        """Counts the documents of a store. About 2 s a million tokens; deterministic."""
-        nodes, keys = _trie(store.slice(0, store.n_tokens), store.document_starts, config.max_order, vocab_size)
-        size = sum(len(k) for k in keys)
-        counts, totals = np.zeros(size, np.int32), np.zeros(size + 1, np.int32)
-        tally(nodes, store.document_starts, counts, totals)
-        prior = cls(vocab_size, config.document_weight, keys, counts, totals, None)
-        prior.weights = np.full((prior._n_buckets, N_EXPERTS), 1 / N_EXPERTS, np.float32)
-        scanned = prior._scan(nodes, store.document_starts, leave_out=True)
-        prior.weights = prior._fit_weights(scanned)
-        prior._training = prior._table(scanned)
-        return prior
+    @property
+    def n_experts(self) -> int:
+        """1 / V and two for each context length."""
+        return 1 + 2 * self.n_orders
+
+    @property
+    def n_features(self) -> int:
+        """Four for each context length but the empty one, and the place in the document."""
+        return 4 * (self.n_orders - 1) + 1
 
     @property
     def n_bytes(self) -> int:
         """Memory of the tables."""
-        return sum(a.nbytes for a in (*self.keys, self.counts, self.totals, self.distinct))
+        return sum(a.nbytes for a in (self.slots, self.parents, self.tokens, self.stats))
 
-    @property
-    def _n_buckets(self) -> int:
-        return len(self.keys) ** 2 * 3
+    @classmethod
+    def build(cls, store: Text, vocab_size: int, config: Prior, *, max_tokens: int = MAX_TOKENS) -> NgramPrior:
+        """Counts the documents of a store, the first max_tokens tokens of it, and trains the counts' own gate. Deterministic."""
+        starts = pieces(store.document_starts)
+        n_counted = int(starts[max(1, int(np.searchsorted(starts, max_tokens, side="right")) - 1)]) if len(starts) > 1 else 0
+        text = store.slice(0, n_counted).astype(np.int32)
+        opens = np.zeros(n_counted, np.bool_)
+        opens[starts[starts < n_counted]] = True
+        prior = cls(vocab_size, config.max_order, n_counted, *_count(text, opens, config.max_order))
+        prior._training = prior._scan(store, leave_out=True)
+        rows = np.setdiff1d(np.arange(n_counted), store.document_starts)
+        if len(rows):
+            prior.gate.fit(prior._training.log_p, prior._training.features, rows)
+        return prior
 
-    def training_features(self, store: TokenStore) -> Table:
+    def training_features(self, store: Text) -> Table:
         """The table of the store that was counted, each document's own counts left out."""
-        if self._training is not None:
-            table, self._training = self._training, None
-            return table
-        nodes, keys = _trie(store.slice(0, store.n_tokens), store.document_starts, len(self.keys), self.vocab_size)
-        if [len(k) for k in keys] != [len(k) for k in self.keys]:
-            raise GroundupError("the prior was counted on other tokens than these: start the run again")
-        return self._table(self._scan(nodes, store.document_starts, leave_out=True))
+        table, self._training = self._training or self._scan(store, leave_out=True), None
+        return table
 
-    def features(self, store: TokenStore) -> Table:
+    def features(self, store: Text) -> Table:
         """The table of a held-out store: static counts as they are, the document's own from its start."""
-        nodes, keys = _trie(store.slice(0, store.n_tokens), store.document_starts, len(self.keys), self.vocab_size)
-        return self._table(self._scan(nodes, store.document_starts, leave_out=False, static=self._find(keys)))
+        return self._scan(store, leave_out=False)
 
     def start(self) -> Cursor:
         """A cursor at the start of a document: push ``<|endoftext|>`` first."""
@@ -120,15 +202,14 @@ class NgramPrior:
 
     def save(self, path: Path) -> None:
         """Writes one safetensors file, whole or not at all."""
-        tensors = {f"keys.{k}": a for k, a in enumerate(self.keys)} | {
-            "counts": self.counts,
-            "totals": self.totals,
-            "weights": self.weights,
-        }
-        tensors |= {"vocab_size": np.array([self.vocab_size]), "document_weight": np.array([self.document_weight])}
+        tensors = {f"gate.{name}": w.numpy() for name, w in self.gate.weights.items()}
+        tensors |= {"parents": self.parents, "tokens": self.tokens, "stats": self.stats}
+        tensors["sizes"] = np.array([self.vocab_size, self.n_orders, self.n_counted])
         partial = path.with_name(path.name + ".partial")
         with disk_errors(path):
             save_file(tensors, partial)
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
             os.replace(partial, path)
 
     @classmethod
@@ -136,113 +217,28 @@ class NgramPrior:
         """Reads what ``save`` wrote; GroundupError if it is missing or damaged."""
         try:
             tensors = load_file(path)
-            keys = [tensors[f"keys.{k}"] for k in range(sum(name.startswith("keys.") for name in tensors))]
-            return cls(
-                int(tensors["vocab_size"][0]),
-                float(tensors["document_weight"][0]),
-                keys,
-                tensors["counts"],
-                tensors["totals"],
-                tensors["weights"],
-            )
+            prior = cls(*tensors["sizes"].tolist(), tensors["parents"], tensors["tokens"], tensors["stats"])
+            prior.gate.weights = {name: torch.from_numpy(tensors[f"gate.{name}"]) for name in prior.gate.weights}
         except (OSError, SafetensorError, KeyError) as e:
             raise GroundupError(f"{path}: the counts of this run are missing or damaged; restore the file or start the run again") from e
+        return prior
 
-    # ---- inside ----
+    def _scan(self, store: Text, *, leave_out: bool, n_threads: int | None = None) -> Table:
+        starts = pieces(store.document_starts)
+        log_p = np.empty((store.n_tokens, self.n_experts), np.float16)
+        features = np.empty((store.n_tokens, self.n_features), np.float16)
 
-    def _distinct(self) -> Int32[np.ndarray, " m1"]:
-        """Different continuations of each node: its children in the trie; the last entry is the root's."""
-        out = np.zeros(len(self.counts) + 1, np.int32)
-        for k, keys in enumerate(self.keys):
-            counted = self.counts[self.offsets[k] : self.offsets[k + 1]] > 0
-            if k == 0:
-                out[-1] = counted.sum()
-            else:
-                parents = keys[counted] // self.vocab_size + self.offsets[k - 1]
-                out += np.bincount(parents, minlength=len(out)).astype(np.int32)
-        return out
+        def work(piece: int) -> None:
+            begin, end = int(starts[piece]), int(starts[piece + 1])
+            text = store.slice(begin, end).astype(np.int32)
+            rows = np.empty((len(text), self.n_experts), np.float32), np.empty((len(text), self.n_features), np.float32)
+            static = self.slots, self.parents, self.tokens, self.stats
+            scan(text, 0, len(text), self.n_orders, *static, leave_out and end <= self.n_counted, self.vocab_size, *rows)
+            log_p[begin:end], features[begin:end] = rows
 
-    def _find(self, wanted: list[np.ndarray]) -> Int64[np.ndarray, " m"]:
-        """The node here of each node of another trie, -1 where there is none, level by level."""
-        found: list[np.ndarray] = []
-        parents = np.zeros(0, np.int64)
-        for k, keys in enumerate(wanted):
-            here = (
-                keys
-                if k == 0
-                else np.where(
-                    parents[keys // self.vocab_size] >= 0, parents[keys // self.vocab_size] * self.vocab_size + keys % self.vocab_size, -1
-                )
-            )
-            place = np.searchsorted(self.keys[k], here)
-            parents = np.where(np.append(self.keys[k], -2)[place] == here, place, -1)  # -2: past the last key, and no key
-            found.append(np.where(parents >= 0, parents + self.offsets[k], -1))
-        return np.concatenate(found)
-
-    def _scan(
-        self, nodes: np.ndarray, starts: np.ndarray, *, leave_out: bool, static: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        counts, totals, distinct = self.counts, self.totals, self.distinct
-        if static is not None:
-            counts, totals, distinct = (_gather(a, static) for a in (counts, totals, distinct))
-        n = nodes.shape[1]
-        log_p, features = np.zeros((n, N_EXPERTS), np.float32), np.zeros((n, N_FEATURES), np.float32)
-        half = int(np.searchsorted(starts, n // 2))
-        spans = [(a, b) for a, b in ((0, half), (half, len(starts) - 1)) if a < b]
-        threads = [
-            threading.Thread(
-                target=scan,
-                # each thread marks what it has seen in counts of its own
-                args=(
-                    nodes,
-                    starts,
-                    a,
-                    b,
-                    counts.copy(),
-                    totals,
-                    distinct,
-                    self.discounts,
-                    self.document_weight,
-                    self.vocab_size,
-                    leave_out,
-                    log_p,
-                    features,
-                ),
-            )
-            for a, b in spans
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return log_p, features
-
-    def bucket(self, features: Float32[np.ndarray, "n c"]) -> Int64[np.ndarray, " n"]:
-        """A cell for each context: longest context known to the static counts, to the document, and how varied the document's was."""
-        orders = len(self.keys)
-        deep = np.rint(features[:, 0] * orders).astype(np.int64) * orders + np.rint(features[:, 3] * orders).astype(np.int64)
-        varied = (features[:, 5] > 0.35).astype(np.int64) + (features[:, 5] > 0.8)
-        return deep * 3 + varied
-
-    def _fit_weights(self, scanned: tuple[np.ndarray, np.ndarray]) -> Float32[np.ndarray, "b k"]:
-        """Mixture weights of each bucket by expectation maximization on left-out counts (Jelinek & Mercer 1980), smoothed."""
-        log_p, features = scanned
-        rows = np.linspace(0, len(log_p) - 1, min(EM_ROWS, len(log_p))).astype(np.int64)
-        rows = rows[log_p[rows, 0] != 0]
-        p, cells = np.exp(log_p[rows].astype(np.float64)), self.bucket(features[rows])
-        weights = np.full((self._n_buckets, N_EXPERTS), 1 / N_EXPERTS)
-        for _ in range(EM_ROUNDS):
-            share = weights[cells] * p
-            share /= share.sum(1, keepdims=True)
-            mean = share.mean(0) if len(share) else weights[0]
-            sums = np.stack([np.bincount(cells, share[:, k], minlength=len(weights)) for k in range(N_EXPERTS)], 1) + 10 * mean
-            weights = sums / sums.sum(1, keepdims=True)
-        return weights.astype(np.float32)
-
-    def _table(self, scanned: tuple[np.ndarray, np.ndarray]) -> Table:
-        log_p, features = scanned
-        mixed = np.einsum("nk,nk->n", np.exp(log_p), self.weights[self.bucket(features)])
-        return Table(log_p, features, -np.log(np.maximum(mixed, 1e-30)).astype(np.float32))
+        with ThreadPoolExecutor(n_threads or os.cpu_count()) as pool:
+            list(pool.map(work, np.argsort(-np.diff(starts), kind="stable").tolist()))  # longest first: no thread ends alone
+        return Table(log_p, features, self.gate)
 
 
 class Cursor:
@@ -250,108 +246,73 @@ class Cursor:
 
     def __init__(self, prior: NgramPrior):
         self.prior = prior
-        self.tokens: list[int] = []
-        self.past: list[dict[tuple[int, ...], dict[int, int]]] = [{} for _ in prior.keys]
+        self._begin()
 
     def push(self, token: int) -> None:
         """The document goes on with this token."""
-        if self.tokens:  # the first, <|endoftext|>, is given and not counted
-            for k in range(min(len(self.past), len(self.tokens) + 1)):
-                seen = self.past[k].setdefault(tuple(self.tokens[len(self.tokens) - k :]), {})
-                seen[token] = seen.get(token, 0) + 1
-        self.tokens.append(token)
+        if self.length == PIECE:
+            self._begin()
+        prior = self.prior
+        if self.length == len(self.text):
+            self._grow(2 * self.length)
+        self.text[self.length] = token
+        static = prior.slots, prior.parents, prior.tokens
+        self.n = push(self.text, self.length, prior.n_orders, self.paths, self.local, self.past, self.n, *static)
+        self.length += 1
 
     def distribution(self) -> tuple[Float32[np.ndarray, "k v"], Float32[np.ndarray, " c"]]:
         """Each expert's distribution over the next token, and the features of the context: the same numbers that ``features`` gives."""
-        prior, v = self.prior, self.prior.vocab_size
-        static, joint = np.full(v, 1 / v), np.full(v, 1 / v)
-        f = np.zeros(N_FEATURES)
-        levels = list(self._levels())
-        kinds_past = 0
-        for k, (tokens, counts, past_tokens, past) in enumerate(levels):
-            d, w = prior.discounts[k], prior.document_weight
-            total, past_total = counts.sum(), past.sum()
-            if total > 0:
-                static *= d * len(tokens) / total
-                static[tokens] += (counts - d) / total
-                f[0], f[1], f[2] = k / len(prior.keys), np.log1p(total) / 8, len(tokens) / total
-            if past_total > 0:
-                kinds_past = len(past)
-                f[3], f[4], f[5] = k / len(prior.keys), np.log1p(past_total) / 4, kinds_past / past_total
-            if total + past_total > 0:
-                joint *= d * (len(tokens) + w * len(past))
-                joint[tokens] += counts - d
-                joint[past_tokens] += w * (past - d)
-                joint /= total + w * past_total
-            if k in (1, 2):
-                f[4 + 2 * k], f[5 + 2 * k] = np.log1p(total) / 8, len(tokens) / max(total, 1)
-        own = joint.copy()
-        for _, _, past_tokens, past in levels[1:]:
-            if len(past):
-                own *= 0.5 * len(past) / past.sum()
-                own[past_tokens] += (past - 0.5) / past.sum()
-        f[10] = np.log1p(len(self.tokens)) / 8
-        f[11] = float(kinds_past == 1)
-        return np.stack((static, joint, own)).astype(np.float32), f.astype(np.float32)
+        prior = self.prior
+        log_p, features = np.empty((prior.vocab_size, prior.n_experts), np.float32), np.empty(prior.n_features, np.float32)
+        static = prior.slots, prior.parents, prior.tokens, prior.stats
+        distribution(self.length, prior.n_orders, self.paths, self.local, self.past, *static, log_p, features)
+        return np.exp(log_p).T.copy(), features
 
-    def _levels(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-        """For each context length that the document allows: what followed it in training, how often; what followed it here, how often."""
-        prior, v = self.prior, self.prior.vocab_size
-        nothing = np.zeros(0, np.int64), np.zeros(0)
-        for k in range(min(len(prior.keys), len(self.tokens) + 1)):
-            context = tuple(self.tokens[len(self.tokens) - k :])
-            seen = self.past[k].get(context)
-            past = (np.fromiter(seen, np.int64, len(seen)), np.fromiter(seen.values(), np.float64, len(seen))) if seen else nothing
-            node = self._node(context)
-            if node < 0:
-                yield *nothing, *past
-                continue
-            low, high = (0, len(prior.keys[0])) if k == 0 else np.searchsorted(prior.keys[k], (node * v, (node + 1) * v))
-            counts = prior.counts[prior.offsets[k] + low : prior.offsets[k] + high]
-            kept = counts > 0
-            yield prior.keys[k][low:high][kept] % v, counts[kept].astype(np.float64), *past
+    def _begin(self) -> None:
+        self.length, self.n = 0, 1
+        self.text, self.paths = np.zeros(0, np.int32), np.zeros((0, self.prior.n_orders + 1), np.int32)
+        self.past = np.zeros((1, 3), np.int32)
+        self.local = np.zeros(2, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int32)
+        self._grow(256)
 
-    def _node(self, context: tuple[int, ...]) -> int:
-        """The trie's node of these tokens on its level, -1 where training never saw them; 0 for none."""
-        node = 0
-        for depth, token in enumerate(context):
-            keys = self.prior.keys[depth]
-            key = token if depth == 0 else node * self.prior.vocab_size + token
-            place = int(np.searchsorted(keys, key))
-            if place == len(keys) or keys[place] != key:
-                return -1
-            node = place
-        return node
+    def _grow(self, length: int) -> None:
+        capacity = length * self.prior.n_orders + 1
+        self.text, self.paths, self.past = _grown(self.text, length), _grown(self.paths, length), _grown(self.past, capacity)
+        _, parents, tokens, links = (_grown(a, capacity) for a in self.local)
+        self.local = _slots(parents, tokens, self.n, capacity), parents, tokens, links
 
 
-def _trie(tokens: np.ndarray, starts: np.ndarray, n_orders: int, vocab_size: int) -> tuple[Int32[np.ndarray, "k n"], list[np.ndarray]]:
-    """The number of the n-gram of k+1 tokens ending at each position, [K+1, N], -1 across a document's start; each level's sorted keys."""
-    n = len(tokens)
-    depth = np.arange(n) - np.repeat(starts[:-1], np.diff(starts))
-    nodes, keys, offset = np.full((n_orders, n), -1, np.int32), [], 0
-    local = np.zeros(0, np.int64)
+def pieces(document_starts: Int64[np.ndarray, " d1"]) -> Int64[np.ndarray, " p1"]:
+    """Where the counts' documents start: those of the store, the long ones cut every PIECE tokens; the last entry is the end."""
+    inside = [np.arange(a, b, PIECE) for a, b in pairwise(document_starts.tolist())]
+    return np.concatenate([*inside, document_starts[-1:]]).astype(np.int64)
+
+
+def _count(text: Int32[np.ndarray, " n"], opens: Bool[np.ndarray, " n"], n_orders: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The trie of n-grams of 1 .. n_orders tokens: parents, tokens [M], stats [M, 3]."""
+    parents, tokens, stats = np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros((1, 3), np.int32)
+    slots, n = np.zeros(2, np.int32), 1
+    shorter, context = np.zeros_like(text), np.zeros_like(text)
     for k in range(n_orders):
-        at = np.flatnonzero(depth >= k)
-        key = tokens[at].astype(np.int64) if k == 0 else local[at - 1] * vocab_size + tokens[at]
-        numbers, unsorted = number_keys(key)
-        order = np.argsort(unsorted)
-        unique, rank = unsorted[order], np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        local = np.full(n, -1, np.int64)
-        local[at] = rank[numbers]
-        nodes[k, at] = local[at] + offset
-        keys.append(unique)
-        offset += len(unique)
-    return nodes, keys
+        new = len(text) if k < 2 else int(((context > 0) & (stats[shorter, TOTAL] >= SPARSE)).sum())
+        parents, tokens, stats = (_grown(a, n + new) for a in (parents, tokens, stats))
+        if 3 * (n + new) > 2 * len(slots):
+            slots = _slots(parents, tokens, n, n + new)
+        out = np.empty_like(text)
+        n = count_order(text, opens, k, shorter, context, slots, parents, tokens, stats, n, out)
+        shorter, context = context, out
+    return parents[:n].copy(), tokens[:n].copy(), stats[:n].copy()
 
 
-def _gather(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Values at places (0 where there is none), with the root's, the last, kept last."""
-    picked = np.where(places >= 0, values[np.maximum(places, 0)], 0)
-    return np.append(picked, values[-1]).astype(np.int32)
+def _slots(parents: np.ndarray, tokens: np.ndarray, n: int, capacity: int) -> Int32[np.ndarray, " s"]:
+    """The table that finds nodes 1 .. n - 1, at most two thirds full with ``capacity`` nodes."""
+    slots = np.zeros(1 << int(np.ceil(np.log2(1.5 * max(n, capacity) + 1))), np.int32)
+    fill_slots(slots, parents, tokens, n)
+    return slots
 
 
-def _discount(counts: np.ndarray) -> float:
-    """n1 / (n1 + 2 n2), held to [0.1, 0.95] where there is too little to estimate it from."""
-    n1, n2 = int((counts == 1).sum()), int((counts == 2).sum())
-    return float(min(max(n1 / max(1, n1 + 2 * n2), 0.1), 0.95))
+def _grown(array: np.ndarray, size: int) -> np.ndarray:
+    """The array with zeros up to this length."""
+    out = np.zeros((max(size, len(array)), *array.shape[1:]), array.dtype)
+    out[: len(array)] = array
+    return out

@@ -1,187 +1,195 @@
-"""The counts: equal to their equations written with dictionaries, blind to the document they predict, proper, and safe on disk."""
+"""The prior's experts against a dictionary, its sums, its cursor, its files."""
 
 import math
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import torch
 
 from groundup.config import Prior
-from groundup.data import Document, TokenStore, write_shards
 from groundup.errors import GroundupError
-from groundup.model.prior import NgramPrior
+from groundup.kernels.ngram import LOG_ZERO
+from groundup.model import prior as prior_module
+from groundup.model.decoder import PriorGate
+from groundup.model.prior import NgramPrior, pieces
 
-V = 12
-END = V - 1
+VOCAB = 12
+ORDERS = 4
 
 
-def make_documents(n: int, seed: int) -> list[list[int]]:
+class Store:
+    """Documents in memory, as a token store shows them."""
+
+    def __init__(self, documents: list[np.ndarray]):
+        self.documents = documents
+        self.document_starts = np.cumsum([0] + [len(d) for d in documents]).astype(np.int64)
+        self.tokens = np.concatenate([*documents, np.zeros(0, np.int64)]).astype(np.int64)
+        self.n_tokens = len(self.tokens)
+
+    def slice(self, start: int, stop: int) -> np.ndarray:
+        return self.tokens[start:stop].copy()
+
+
+def write_documents(n: int, seed: int, length: int = 60) -> list[np.ndarray]:
+    """Documents that open with token VOCAB - 1 and repeat themselves and each other."""
     rng = np.random.default_rng(seed)
-    return [[END, *(rng.integers(0, END, rng.integers(1, 40)) // rng.integers(1, 4)).tolist()] for _ in range(n)]
-
-
-def store(documents: list[list[int]], folder) -> TokenStore:
-    rows = [(Document(str(i), b"x"), np.array(ids, np.uint32)) for i, ids in enumerate(documents)]
-    write_shards(rows, folder, vocab_size=V, tokenizer_hash="0" * 32)
-    return TokenStore.open(folder)
-
-
-def continuations(documents: list[list[int]], n_orders: int) -> list[dict[tuple[int, ...], Counter]]:
-    """For each context length, what follows each context, and how often; nothing follows before the first token."""
-    out: list[dict[tuple[int, ...], Counter]] = [defaultdict(Counter) for _ in range(n_orders)]
-    for ids in documents:
-        for t in range(1, len(ids)):
-            for k in range(min(n_orders, t + 1)):
-                out[k][tuple(ids[t - k : t])][ids[t]] += 1
+    phrases = [rng.integers(0, VOCAB - 1, rng.integers(1, 7)) for _ in range(8)]
+    out = []
+    for _ in range(n):
+        body = np.concatenate([phrases[i] for i in rng.choice(8, length // 3, p=rng.dirichlet(np.ones(8)))])
+        noisy = np.where(rng.random(len(body)) < 0.1, rng.integers(0, VOCAB - 1, len(body)), body)
+        out.append(np.concatenate(([VOCAB - 1], noisy)).astype(np.int64))
     return out
 
 
-def experts_by_hand(others, ids: list[int], t: int, discounts, w: float) -> np.ndarray:
-    """log p of ids[t] under static, joint and own, by the three recursions."""
-    past = continuations([ids[:t]], len(discounts))
-    static = joint = 1 / V
-    nothing: Counter = Counter()
-    y, levels = ids[t], [(k, tuple(ids[t - k : t])) for k in range(min(len(discounts), t + 1))]
-    for k, h in levels:
-        c, c_own, d = others[k].get(h, nothing), past[k].get(h, nothing), discounts[k]
-        if c.total():
-            static = (max(c[y] - d, 0) + d * len(c) * static) / c.total()
-        if c.total() + c_own.total():
-            top = max(c[y] - d, 0) + w * max(c_own[y] - d, 0) + d * (len(c) + w * len(c_own)) * joint
-            joint = top / (c.total() + w * c_own.total())
-    own = joint
-    for k, h in levels[1:]:
-        c_own = past[k].get(h, nothing)
-        if c_own.total():
-            own = (max(c_own[y] - 0.5, 0) + 0.5 * len(c_own) * own) / c_own.total()
-    return np.log([static, joint, own])
+def count(documents: list[np.ndarray]) -> dict[tuple[int, ...], Counter]:
+    """What followed each context of 0 .. ORDERS - 1 tokens, how often."""
+    followers: dict[tuple[int, ...], Counter] = defaultdict(Counter)
+    for document in documents:
+        for t in range(1, len(document)):
+            for k in range(min(ORDERS, t + 1)):
+                followers[tuple(document[t - k : t].tolist())][int(document[t])] += 1
+    return followers
+
+
+def say(static: dict[tuple[int, ...], Counter], document: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """The experts' distributions [K, V] over token t and the features, by the definition."""
+    own = count([document[:t]])
+    p, features = [np.full(VOCAB, 1 / VOCAB)], np.zeros((ORDERS - 1, 4))
+    for column, source in enumerate((static, own)):
+        current, total = p[0], 0
+        for k in range(ORDERS):
+            seen = source.get(tuple(document[t - k : t].tolist()), Counter()) if k <= t else Counter()
+            if source is static and k >= 2 and total < 2:
+                seen = Counter()
+            total = seen.total()
+            if total:
+                current = np.array([seen[y] for y in range(VOCAB)]) / total
+                if k:
+                    scale = 3 if source is static else 2
+                    features[k - 1, 2 * column : 2 * column + 2] = (
+                        math.log((total + 0.2) / (len(seen) - 0.6)) / 2,
+                        math.log1p(len(seen)) / scale,
+                    )
+            p.append(current)
+    return np.stack(p), np.append(features.ravel(), math.log1p(t) / 8)
+
+
+def expect(static: dict[tuple[int, ...], Counter], document: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a document's predicted tokens, by the definition."""
+    said = [say(static, document, t) for t in range(1, len(document))]
+    p = np.stack([p[:, document[t]] for t, (p, _) in enumerate(said, 1)])
+    return np.log(np.maximum(p, math.exp(LOG_ZERO))), np.stack([f for _, f in said])
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("prior")
-    documents, held_out = make_documents(9, 0), make_documents(5, 1)
-    train, rest = store(documents, folder / "train"), store(held_out, folder / "rest")
-    return documents, held_out, train, rest, NgramPrior.build(train, V, Prior())
+def documents() -> list[np.ndarray]:
+    return write_documents(6, seed=0)
 
 
-def test_discounts_are_neys(counted):
-    documents, *_, prior = counted
-    for k, contexts in enumerate(continuations(documents, 5)):
-        found = Counter(n for following in contexts.values() for n in following.values())
-        assert prior.discounts[k] == pytest.approx(min(max(found[1] / max(1, found[1] + 2 * found[2]), 0.1), 0.95))
+@pytest.fixture(scope="module")
+def prior(documents: list[np.ndarray]) -> NgramPrior:
+    return NgramPrior.build(Store(documents), VOCAB, Prior(max_order=ORDERS))
 
 
-def test_held_out_tokens_have_the_probabilities_of_the_equations(counted):
-    documents, held_out, _, rest, prior = counted
-    others, table = continuations(documents, 5), prior.features(rest)
-    for begin, ids in zip(rest.document_starts, held_out, strict=False):
-        for t in range(1, len(ids)):
-            expected = experts_by_hand(others, ids, t, prior.discounts, 4.0)
-            np.testing.assert_allclose(table.log_p[begin + t], expected, atol=1e-5)
+def test_training_rows_are_those_of_tables_built_without_the_document(documents: list[np.ndarray], prior: NgramPrior) -> None:
+    store = Store(documents)
+    table = prior.training_features(store)
+    for i, document in enumerate(documents):
+        others = documents[:i] + documents[i + 1 :]
+        rows = slice(store.document_starts[i] + 1, store.document_starts[i + 1])
+        log_p, features = expect(count(others), document)
+        np.testing.assert_allclose(table.log_p[rows], log_p, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(table.features[rows], features, rtol=1e-3, atol=1e-3)
+        without = NgramPrior.build(Store(others), VOCAB, Prior(max_order=ORDERS)).features(Store([document]))
+        np.testing.assert_array_equal(table.log_p[rows], without.log_p[1:])
+        np.testing.assert_array_equal(table.features[rows], without.features[1:])
 
 
-def test_training_tokens_see_the_counts_of_other_documents_only(counted):
-    documents, _, train, _, prior = counted
-    table = prior.training_features(train)
-    for i, ids in enumerate(documents):
-        others = continuations(documents[:i] + documents[i + 1 :], 5)
-        for t in range(1, len(ids)):
-            expected = experts_by_hand(others, ids, t, prior.discounts, 4.0)
-            np.testing.assert_allclose(table.log_p[train.document_starts[i] + t], expected, atol=1e-5)
+def test_held_out_rows_are_the_counts_of_all_documents(documents: list[np.ndarray], prior: NgramPrior) -> None:
+    held_out = write_documents(3, seed=1)
+    table, store = prior.features(Store(held_out)), Store(held_out)
+    for i, document in enumerate(held_out):
+        rows = slice(store.document_starts[i] + 1, store.document_starts[i + 1])
+        log_p, features = expect(count(documents), document)
+        np.testing.assert_allclose(table.log_p[rows], log_p, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(table.features[rows], features, rtol=1e-3, atol=1e-3)
 
 
-def test_leaving_a_document_out_is_counting_without_it(counted, tmp_path):
-    documents, _, train, _, prior = counted
-    table = prior.training_features(train)
-    for i in (0, 3, 8):
-        without = NgramPrior.build(store(documents[:i] + documents[i + 1 :], tmp_path / f"without{i}"), V, Prior())
-        without.discounts = prior.discounts
-        alone = without.features(store([documents[i]], tmp_path / f"only{i}"))
-        a, b = train.document_starts[i : i + 2]
-        np.testing.assert_allclose(alone.log_p, table.log_p[a:b], atol=1e-6)
-        np.testing.assert_allclose(alone.features, table.features[a:b], atol=1e-6)
+def test_cursor_gives_whole_distributions_that_agree_with_the_table(prior: NgramPrior) -> None:
+    document = np.concatenate([write_documents(1, seed=2, length=300)[0], np.arange(VOCAB), np.arange(VOCAB)[::-1]])
+    table, cursor = prior.features(Store([document])), prior.start()
+    for t, token in enumerate(document):
+        p, features = cursor.distribution()
+        assert p.shape == (prior.n_experts, VOCAB) and p.dtype == np.float32
+        np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
+        np.testing.assert_array_equal(features.astype(np.float16), table.features[t])
+        np.testing.assert_allclose(np.log(p[:, token]), table.log_p[t], rtol=2e-3, atol=1e-3)
+        cursor.push(int(token))
 
 
-def test_the_cursor_gives_whole_distributions_that_hold_the_tables_numbers(counted):
-    *_, held_out, _, rest, prior = counted
-    table = prior.features(rest)
-    for begin, ids in zip(rest.document_starts, held_out, strict=False):
-        cursor = prior.start()
-        cursor.push(ids[0])
-        for t in range(1, len(ids)):
-            p, features = cursor.distribution()
-            np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
-            np.testing.assert_allclose(np.log(p[:, ids[t]]), table.log_p[begin + t], atol=1e-5)
-            np.testing.assert_allclose(features, table.features[begin + t], atol=1e-6)
-            cursor.push(ids[t])
+def test_a_prior_that_counted_nothing_still_predicts() -> None:
+    prior = NgramPrior.build(Store([]), VOCAB, Prior(max_order=ORDERS))
+    cursor = prior.start()
+    cursor.push(VOCAB - 1)
+    np.testing.assert_allclose(cursor.distribution()[0], 1 / VOCAB, rtol=1e-6)
 
 
-def test_the_counts_alone_are_a_mixture_of_the_experts(counted):
-    *_, rest, prior = counted
-    table = prior.features(rest)
-    assert prior.weights.min() >= 0
-    np.testing.assert_allclose(prior.weights.sum(1), 1, atol=1e-5)
-    scored = table.log_p[:, 0] != 0
-    best, worst = -table.log_p[scored].max(1), -table.log_p[scored].min(1)
-    assert ((table.counts_nats[scored] >= best - 1e-5) & (table.counts_nats[scored] <= worst + 1e-5)).all()
+def test_threads_change_nothing(documents: list[np.ndarray], prior: NgramPrior) -> None:
+    store = Store(documents)
+    one, three = (prior._scan(store, leave_out=True, n_threads=n) for n in (1, 3))
+    np.testing.assert_array_equal(one.log_p, three.log_p)
+    np.testing.assert_array_equal(one.features, three.features)
 
 
-documents_strategy = st.lists(st.lists(st.integers(0, 3), max_size=6).map(lambda ids: [END, *ids]), min_size=1, max_size=5)
+def test_long_documents_are_cut(documents: list[np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prior_module, "PIECE", 16)
+    store = Store(documents)
+    starts = pieces(store.document_starts)
+    assert np.diff(starts).max() <= 16 and set(store.document_starts) <= set(starts)
+    prior = NgramPrior.build(store, VOCAB, Prior(max_order=ORDERS))
+    table, cursor = prior.features(Store(documents[:1])), prior.start()
+    for t, token in enumerate(documents[0]):
+        p, features = cursor.distribution()
+        if t != 16 * (t // 16):  # there the table starts afresh, and the cursor does so with the next token
+            np.testing.assert_array_equal(features.astype(np.float16), table.features[t])
+            np.testing.assert_allclose(np.log(p[:, token]), table.log_p[t], rtol=2e-3, atol=1e-3)
+        cursor.push(int(token))
 
 
-@given(documents=documents_strategy, held_out=documents_strategy, orders=st.integers(1, 5))
-@settings(max_examples=40, deadline=None)
-def test_documents_of_any_length_are_counted(documents, held_out, orders, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("any")
-    train, rest = store(documents, folder / "train"), store(held_out, folder / "rest")
-    prior = NgramPrior.build(train, V, Prior(max_order=orders))
-    others, table = continuations(documents, orders), prior.features(rest)
-    assert np.isfinite(prior.training_features(train).log_p).all()
-    for begin, ids in zip(rest.document_starts, held_out, strict=False):
-        for t in range(1, len(ids)):
-            np.testing.assert_allclose(table.log_p[begin + t], experts_by_hand(others, ids, t, prior.discounts, 4.0), atol=1e-5)
+def test_what_is_not_counted_is_not_left_out(documents: list[np.ndarray]) -> None:
+    first = len(documents[0]) + len(documents[1])
+    some = NgramPrior.build(Store(documents), VOCAB, Prior(max_order=ORDERS), max_tokens=first)
+    assert some.n_counted == first
+    table = some.training_features(Store(documents))
+    held_out = some.features(Store(documents[2:]))
+    np.testing.assert_array_equal(table.log_p[first:], held_out.log_p)
 
 
-def test_what_is_saved_is_what_is_loaded(counted, tmp_path):
-    *_, train, rest, prior = counted
-    prior.save(tmp_path / "prior.safetensors")
-    again = NgramPrior.load(tmp_path / "prior.safetensors")
-    for a, b in ((prior.features(rest), again.features(rest)), (prior.training_features(train), again.training_features(train))):
-        assert (a.log_p == b.log_p).all() and (a.features == b.features).all() and (a.counts_nats == b.counts_nats).all()
-    assert [p.name for p in tmp_path.iterdir()] == ["prior.safetensors"]
-    assert prior.n_bytes == again.n_bytes > 0
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "truncated", "of another kind"])
-def test_a_damaged_file_is_named(counted, tmp_path, damage):
+def test_saved_and_loaded(prior: NgramPrior, documents: list[np.ndarray], tmp_path) -> None:
     path = tmp_path / "prior.safetensors"
-    counted[-1].save(path)
-    data = path.read_bytes()
-    path.unlink()
-    if damage != "missing":
-        path.write_bytes({"empty": b"", "truncated": data[: len(data) // 2], "of another kind": b"\x08\0\0\0\0\0\0\0{}      "}[damage])
-    with pytest.raises(GroundupError, match=r"prior\.safetensors: .* restore the file"):
+    prior.save(path)
+    again, store = NgramPrior.load(path), Store(write_documents(2, seed=3))
+    for a, b in ((prior.features(store), again.features(store)), (prior._scan(Store(documents), leave_out=True),) * 2):
+        np.testing.assert_array_equal(a.log_p, b.log_p)
+        np.testing.assert_array_equal(a.counts_nats, b.counts_nats)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(GroundupError, match="restore the file"):
         NgramPrior.load(path)
-
-
-def test_a_folder_that_cannot_be_written_is_named(counted, tmp_path):
-    (tmp_path / "file").write_text("")
     with pytest.raises(GroundupError, match="cannot be written"):
-        counted[-1].save(tmp_path / "file" / "prior.safetensors")
+        prior.save(tmp_path / "none" / "prior.safetensors")
 
 
-def test_counts_of_other_tokens_are_refused(counted):
-    *_, rest, prior = counted
-    fresh = NgramPrior(prior.vocab_size, prior.document_weight, prior.keys, prior.counts, prior.totals, prior.weights)
-    with pytest.raises(GroundupError, match="other tokens"):
-        fresh.training_features(rest)
-
-
-def test_repetition_is_learned_from_the_document_itself(counted, tmp_path):
-    prior = counted[-1]
-    ids = [END, *([3, 5, 7, 9] * 8)]
-    table = prior.features(store([ids], tmp_path / "repeats"))
-    assert -table.log_p[-1, 2] < 0.05 < math.log(V) / 4 < -table.log_p[2, 2]
+def test_the_counts_gate_learns_and_starts_a_networks_gate(prior: NgramPrior) -> None:
+    table = prior.features(Store(write_documents(4, seed=0)))
+    rows = np.arange(1, 40)
+    uniform = -np.log(np.exp(table.log_p[rows].astype(np.float64)).mean(1))
+    assert table.counts_nats[rows].mean() < uniform.mean()
+    gate = PriorGate(8, prior.n_experts, prior.n_features)
+    prior.gate.start(gate, network_logit=-math.inf)
+    log_p, features = (torch.from_numpy(a[rows]).float() for a in (table.log_p, table.features))
+    weights = torch.log_softmax(gate(torch.randn(len(rows), 8), features), dim=1)[:, 1:]
+    nats = -torch.logsumexp(weights + log_p, dim=1)
+    np.testing.assert_allclose(nats.detach().numpy(), table.counts_nats[rows], rtol=1e-4, atol=1e-6)

@@ -1,0 +1,108 @@
+"""Result files to the README's tables.
+
+    python -m benchmarks.table            rewrites what stands between the markers in README.md
+    python -m benchmarks.table --check    only compares; exit status 1 if the README is out of date
+
+Every number there comes from ``benchmarks/results/*.json``; a file of a benchmark that is not in ``TABLES`` is not for the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import small_budget, step_speed
+from benchmarks.resources import RESULTS, ROOT, load_result
+from groundup.errors import GroundupError, UsageError
+from groundup.files import write_file
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows as a Markdown table, columns that are empty in every row left out."""
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    lines = [names, ["-"] * len(names), *([row[name] for name in names] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def small_budget_table(result: Mapping[str, Any]) -> str:
+    """Bits per byte after a budget, with what it was measured on."""
+    corpus, summary = result["corpus"], result["summary"]
+    seeds = max(row["seeds"] for row in summary.values())
+    swept = [name for name in summary if small_budget.CONTESTANTS[name].peer and _swept(name, result["sweeps"])]
+    tuned = f"; settings of {', '.join(swept)} swept on the validation split" if swept else ""
+    return (
+        f"**Bits per byte after {result['budget_s']:g} seconds on {corpus['name']}** ({corpus['n_bytes'] / 1e6:.1f} MB of text, "
+        f"{corpus['splits']['bytes']['test']:,} held-out bytes, every one scored; "
+        f"median of {seeds} seed{'s' if seeds > 1 else ''}{tuned})\n\n"
+        f"{markdown(small_budget.rows(summary))}\n\n{origin(result)}"
+    )
+
+
+def _swept(name: str, sweeps: Mapping[str, Any]) -> bool:
+    return name in sweeps or small_budget.CONTESTANTS[name].swept_as in sweeps
+
+
+def step_speed_table(result: Mapping[str, Any]) -> str:
+    """Speed of a training step."""
+    s, rounds = result["shape"], len(next(iter(result["seconds_per_step"].values())))
+    return (
+        f"**Training speed at an equal configuration** ({s['n_layers']} layers, width {s['width']}, vocabulary {s['vocab_size']:,}, "
+        f"{s['batch_size']} x {s['seq_len']} tokens a step, fp32; median over {rounds} rounds)\n\n"
+        f"{markdown(step_speed.rows(result['summary']))}\n\n{origin(result)}"
+    )
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {"small_budget": small_budget_table, "step_speed": step_speed_table}
+
+
+def origin(result: Mapping[str, Any]) -> str:
+    """Where and when it was measured."""
+    e = result["environment"]
+    return f"<sub>{result['date']}, {e['cpu']}, {e['threads']} threads, PyTorch {e['torch']}, Python {e['python']}</sub>"
+
+
+def block(folder: Path) -> str:
+    """All tables of a folder of result files, in the order of TABLES and then of file names; a file with a sweep alone has none."""
+    results = [load_result(file) for file in sorted(folder.glob("*.json"))]
+    shown = [draw(r) for kind, draw in TABLES.items() for r in results if r.get("benchmark") == kind and r.get("summary")]
+    return "\n\n".join(shown)
+
+
+def rewrite(text: str, tables: str, where: str) -> str:
+    """The text with the tables between its markers; UsageError unless it has each marker once, in order."""
+    before, opened, rest = text.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (opened and closed) or BEGIN in rest or END in after:
+        raise UsageError(f"{where}: put {BEGIN} and, below it, {END} on lines of their own, once")
+    return before + BEGIN + "\n" + (tables + "\n" if tables else "") + END + after
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrites or checks; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare only")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", help="file to rewrite")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of result files")
+    given = parser.parse_args(arguments)
+    text = given.readme.read_text()
+    new = rewrite(text, block(given.results), given.readme.name)
+    if given.check and new != text:
+        print(f"{given.readme.name} is out of date: run python -m benchmarks.table", file=sys.stderr)
+        return 1
+    if new != text:
+        write_file(given.readme, new)
+        print(f"wrote {given.readme.name}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except GroundupError as e:
+        print(f"table: {e}", file=sys.stderr)
+        raise SystemExit(e.exit_status) from None
