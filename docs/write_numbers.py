@@ -3,8 +3,8 @@
     python docs/write_numbers.py            write them
     python docs/write_numbers.py --check    only compare; exit status 1, naming each that is out of date
 
-Between ``<!-- number: NAME -->`` and ``<!-- /number -->`` stands what ``NUMBERS[NAME]`` returns. All of them follow from the code alone,
-on any machine: what the clock or a measurement decides is shown for the machine ``EXAMPLE``.
+Between ``<!-- number: NAME -->`` and ``<!-- /number -->`` stands what ``NUMBERS[NAME]`` returns. All of them follow from the code and from
+``benchmarks/results``, on any machine: what calibration decides is shown for the machine ``EXAMPLE``.
 """
 
 from __future__ import annotations
@@ -157,6 +157,14 @@ def law() -> str:
     return table([f"`{name}`" for name in fields], [[f"{getattr(SMALL_SCALE, name):g}" for name in fields]])
 
 
+def measured() -> str:
+    """The tables of all result files."""
+    sys.path.append(str(DOCS.parent))  # benchmarks are a part of the repository, not of the installed package
+    from benchmarks.table import RESULTS, block
+
+    return f"\n{block(RESULTS) or 'No result files yet.'}\n"
+
+
 # ---- bits per byte ----
 
 
@@ -201,6 +209,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "joined-from": lambda: f"{JOINED_FROM:g}",
     "law": law,
     "machine": machine,
+    "measured": measured,
     "min-bytes": lambda: f"{splits.MIN_BYTES:,}",
     "plans": plans,
     "printed-plan": printed_plan,

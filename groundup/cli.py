@@ -57,10 +57,9 @@ class Train:
                 for f in dataclasses.fields(self)
                 if f.name not in ("resume", "json", "debug") and getattr(self, f.name) != f.default and f.name != "overrides"
             ]
-            if changed or self.overrides != Overrides():
-                raise UsageError(
-                    f"--resume goes on with the run's own settings: leave out --{(changed or ['the overrides'])[0].replace('_', '-')}"
-                )
+            changed += [f.name for f in dataclasses.fields(Overrides) if getattr(self.overrides, f.name) != f.default]
+            if changed:
+                raise UsageError(f"--resume goes on with the run's own settings: leave out --{changed[0].replace('_', '-')}")
             with screen:
                 run = resume(self.resume, screen)
         else:

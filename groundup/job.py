@@ -71,7 +71,9 @@ def start(job: Job, listener: Listener) -> RunFolder:
     budget = parse_budget(job.budget)
     if world.is_main and (job.out / "manifest.json").exists():
         raise UsageError(f"{job.out} already holds a run: choose another --out, or go on with it by --resume {job.out}")
-    new = not job.out.exists()
+    new = not job.out.exists() or not any(job.out.iterdir())
+    if world.is_main and not new:
+        raise UsageError(f"{job.out} is not empty and holds no run: choose another --out")
     trained = False
     try:
         with contextlib.ExitStack() as stack:

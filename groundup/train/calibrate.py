@@ -23,8 +23,8 @@ TOKENIZER_BYTES_PER_S = 2.5e6  # training and encoding, in plain Python on two c
 
 
 def pick_device() -> torch.device:
-    """The first GPU if there is one, else the processor."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """This rank's GPU if there is one, else the processor."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:
