@@ -67,7 +67,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "nanogpt-compiled": Contestant("nanoGPT, compiled", "nanogpt", {"compile": True}, swept_as="nanogpt"),
     "nanochat": Contestant("nanochat", "nanochat"),
     "nanochat-compiled": Contestant("nanochat, compiled", "nanochat", {"compile": True}, swept_as="nanochat"),
-    "counts": Contestant("4-gram counts alone", "counts"),
+    "counts": Contestant("n-gram counts alone (Kneser-Ney)", "counts"),
 }
 
 

@@ -61,7 +61,7 @@ def train_within(seconds: float, step: Callable[[float, int], None]) -> int:
     began = now = time.monotonic()
     left = max(1e-9, started + seconds - began)
     steps, longest = 1, 0.0
-    while now - began + longest < left:
+    while now - began + longest <= left:
         step((now - began) / left, steps)
         steps += 1
         longest, now = max(0.9 * longest, time.monotonic() - now), time.monotonic()  # of the last dozen steps or so

@@ -196,7 +196,7 @@ def test_counts_of_one_token_are_discounted_frequencies():
 
 
 def test_counts_use_the_context():
-    model = counts.NgramCounts(np.tile([1, 2, 3, 4, 2, 5], 50), 8, counts.Settings())
+    model = counts.NgramCounts(np.tile([1, 2, 3, 4, 2, 5], 50), 8, counts.Settings(continuation=False))
     nats = model.nats(np.array([[1, 2], [4, 2]]), np.array([[2, 3], [2, 5]]))
     assert (nats[:, 1] < 0.1).all()
 

@@ -67,7 +67,7 @@ def test_the_sweep_walks_to_the_valley():
 
     def score(s):
         calls.append(s)
-        return (s["a"] - 5) ** 2 + (s["a"] - s["b"]) ** 2
+        return 4 * (s["a"] - 5) ** 2 + (s["a"] - s["b"]) ** 2
 
     best, trials = sweep(score, {"a": 1, "b": 1, "other": "kept"}, ladders)
     assert best == {"a": 5, "b": 5, "other": "kept"}
