@@ -27,7 +27,7 @@ try:
 except triton.runtime.errors.InterpreterError as error:  # Triton 3.6 and older with NumPy 2.4 and newer
     pytest.skip(f"this Triton's interpreter cannot run a loop with this NumPy: {error}", allow_module_level=True)
 
-from groundup.kernels import triton_attention
+from groundup.kernels import triton_attention  # noqa: E402  only where the interpreter works
 
 TINY = triton_attention.Tiles(triton_attention.Tile(32, 16, 4, 2), triton_attention.Tile(32, 16, 4, 2), triton_attention.Tile(16, 32, 4, 2))
 """Blocks so small that a short sequence has several."""
