@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,13 @@ def store_bytes(tokens: Path, split: str) -> int:
 def run_module(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Runs ``python -m module`` in a fresh process and returns its last line, which is JSON; GroundupError with what it said if it failed.
 
-    Threads that wait sleep, for all alike: spinning threads cost everyone dear as soon as anything else runs.
+    Threads that wait sleep, for all alike: spinning threads cost everyone dear as soon as anything else runs. What torch.compile keeps
+    on disk is kept from the next process, so that each pays for its own compilation.
     """
     env = os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=env)
+    with tempfile.TemporaryDirectory() as cache:
+        env["TORCHINDUCTOR_CACHE_DIR"] = cache
+        done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=env)
     if done.returncode or not done.stdout.strip():
         said = (done.stderr.strip() or "nothing").splitlines()[-1]
         raise GroundupError(f"python -m {module} {' '.join(arguments)} ended with {done.returncode} and said: {said}")

@@ -59,7 +59,7 @@ def choose_tiles(head_dim: int, element_bytes: int) -> Tiles:
 
     The outer block is as large as the registers bear, since every inner block is read again for each outer one; 64 rows for each group
     of four warps is what Hopper's tensor cores multiply at once. The backward over keys holds two accumulators, so its inner block is
-    half as long. fp32 at full precision has no tensor cores and twice the bytes. Compiled for Hopper these need at most 128 KiB of
+    half as long. fp32 at full precision has no tensor cores and twice the bytes. Compiled for Hopper these need at most 130 KiB of
     shared memory (of 227), and spill few registers or none; ``benchmarks/gpu.py`` times them against their neighbours.
     """
     if element_bytes == 4:
