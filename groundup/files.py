@@ -42,3 +42,10 @@ def write_file(path: Path, text: str) -> None:
             f.flush()
             os.fsync(f.fileno())
         os.replace(partial, path)
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Gives a file that is written under a temporary name its own, once all of it is on the disk."""
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)

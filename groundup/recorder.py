@@ -16,7 +16,7 @@ from groundup.account import CPU, GPU, cost, process_memory_bytes, training_memo
 from groundup.account.hardware import peak_process_memory_bytes
 from groundup.evaluate.bits import Score
 from groundup.evaluate.writing import write_samples
-from groundup.files import disk_errors
+from groundup.files import disk_errors, settle
 from groundup.parallel.data import World, barrier
 from groundup.runfolder import RunFolder
 from groundup.train.checkpoint import model_tensors, save_checkpoint
@@ -191,7 +191,7 @@ class Recorder:
             file = self.run.path / "model.safetensors"
             with disk_errors(file):
                 save_file(model_tensors(state), file.with_suffix(".partial"))
-                file.with_suffix(".partial").replace(file)
+                settle(file.with_suffix(".partial"), file)
             score = self._evaluation(state, "test", self.bench.plan["test_tokens"])
         with self.clock.phase("samples"):
             write_samples(self.run, self.bench, state.step, self.spent, n_parse=8 if self.bench.plan["seconds"] >= LONG_BUDGET_S else 2)

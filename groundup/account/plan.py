@@ -228,7 +228,7 @@ def make_plan(
         say(
             "hash_rows",
             config.hash_embedding.n_rows,
-            "rows for about a quarter of the tokens seen: memory, but no matrix product",
+            "memory, but no matrix product; 131,072 rows gave nothing more",
             "docs/lab.md",
         )
     tokens_per_step = _tokens_per_step(flops)

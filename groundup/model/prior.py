@@ -37,7 +37,7 @@ from torch import Tensor
 
 from groundup.config import Prior
 from groundup.errors import GroundupError
-from groundup.files import disk_errors
+from groundup.files import disk_errors, settle
 from groundup.kernels.ngram import SPARSE, TOTAL, count_order, distribution, fill_slots, push, scan
 
 PIECE = 1 << 18
@@ -208,9 +208,7 @@ class NgramPrior:
         partial = path.with_name(path.name + ".partial")
         with disk_errors(path):
             save_file(tensors, partial)
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            settle(partial, path)
 
     @classmethod
     def load(cls, path: Path) -> NgramPrior:
