@@ -92,10 +92,10 @@ def store_bytes(tokens: Path, split: str) -> int:
 def run_module(module: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Runs ``python -m module`` in a fresh process and returns its last line, which is JSON; GroundupError with what it said if it failed.
 
-    Threads that wait sleep, for all alike: spinning threads cost everyone dear as soon as anything else runs. What torch.compile keeps
+    Threads that wait spin briefly and then sleep, for all alike, as in the command line. What torch.compile keeps
     on disk is kept from the next process, so that each pays for its own compilation.
     """
-    env = os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), "PYTHONPATH": str(ROOT)}
+    env = os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"), "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as cache:
         env["TORCHINDUCTOR_CACHE_DIR"] = cache
         done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=env)
@@ -116,7 +116,7 @@ def provenance() -> dict[str, Any]:
 
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "environment": environment("cpu") | {"cpu": cpu_name(), "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")},
+        "environment": environment("cpu") | {"cpu": cpu_name(), "gomp_spincount": os.environ.get("GOMP_SPINCOUNT", "10000")},
         "code": code_version(),
     }
 

@@ -147,7 +147,7 @@ class Worker:
     """A worker's process, which does nothing until it is asked."""
 
     def __init__(self, name: str, batch_size: int):
-        env = os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), "PYTHONPATH": str(ROOT)}
+        env = os.environ | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000"), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "benchmarks.step_speed", "--worker", name, "--batch-size", str(batch_size)]
         self.name = name
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
