@@ -1,7 +1,7 @@
 """The planner: a budget, a machine and an amount of text in; every size and rate of the run out, each with its reason.
 
 Candidates of every width and depth are costed exactly (``account.cost``), timed by a measured rate, and scored by a stated loss law; the
-best is taken. What the law cannot say (batch, learning rates, vocabulary) follows from rules fitted in docs/lab.md.
+best is taken. What the law cannot say (batch, learning rates, vocabulary) follows from stated rules; those without a source are assumptions.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from groundup.account.shapes import Architecture, architecture
 from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
 
-SMALL_SCALE = LossLaw("groundup's fit at small scale (docs/lab.md)", 0.9, 21.0, 0.30, 92.0, 0.37)
+SMALL_SCALE = LossLaw("assumed small-scale law, not fitted yet", 0.9, 21.0, 0.30, 92.0, 0.37)
 """Bits a byte of source code or prose for budgets of seconds to hours on a processor."""
-COUNTS_BYTES_PER_S = 0.9e6  # counting n-grams, leaving documents out and fitting the gate, two cores (docs/lab.md)
+COUNTS_BYTES_PER_S = 0.9e6  # counting n-grams, leaving documents out and fitting the gate, two cores
 TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
-BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096 (docs/lab.md)
+BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Plan:
 
 
 def bytes_per_token(vocab_size: int) -> float:
-    """Predicted bytes a token of byte-level BPE: 2.1 at 512 and 0.49 more for each doubling (docs/lab.md)."""
+    """Predicted bytes a token of byte-level BPE: 2.1 at 512 and 0.49 more for each doubling, read off code and novels."""
     return max(1.0, BYTES_PER_TOKEN_512 + BYTES_PER_DOUBLING * math.log2(vocab_size / 512))
 
 
@@ -176,7 +176,7 @@ def choose_vocab_size(train_seconds_flops: float, n_bytes: int) -> int:
     """A power of two near 2048 * (FLOPs / 1e13)^0.15, between 512 and 65,536, with at least 1,000 bytes of text for each token.
 
     A larger vocabulary reads more text per FLOP but splits the evidence (Tao et al. 2024 find an exponent below one against parameters;
-    ours is fitted in docs/lab.md).
+    ours is an assumption, not fitted yet).
     """
     by_compute = 2048 * (train_seconds_flops / 1e13) ** 0.15
     by_text = max(512.0, n_bytes / 1000)
@@ -212,18 +212,16 @@ def make_plan(
             f"{format_seconds(1.5 * spare)}, or less text"
         )
     flops = train_seconds * attainable * world_size
-    vocab = say(
-        "vocab_size", choose_vocab_size(flops, text_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "docs/lab.md"
-    )
+    vocab = say("vocab_size", choose_vocab_size(flops, text_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "assumed")
     seq_len = say(
-        "seq_len", _power(256 * (flops / 1e13) ** 0.2, 64, 4096), "256 (C / 1e13)^0.2: longer pays once the model can use it", "docs/lab.md"
+        "seq_len", _power(256 * (flops / 1e13) ** 0.2, 64, 4096), "256 (C / 1e13)^0.2: longer pays once the model can use it", "assumed"
     )
     unique = text_bytes / bytes_per_token(vocab)
     config, why = _best_shape(o, machine, vocab, seq_len, train_seconds * world_size, unique, prior, law)
     layer = config.layers[0]
     say("d_model", config.d_model, why, law.name)
     say("n_layers", len(config.layers), why, law.name)
-    say("head_dim", layer.mixer.head_dim, "32 below width 256, 64 below 1024, else 128", "docs/lab.md")
+    say("head_dim", layer.mixer.head_dim, "32 below width 256, 64 below 1024, else 128", "assumed")
     if config.hash_embedding:
         say(
             "hash_rows",
@@ -236,7 +234,7 @@ def make_plan(
         "batch_size",
         max(1, round(tokens_per_step / seq_len / world_size)) * world_size,
         "1024 (C / 1e13)^0.33 tokens a step",
-        "docs/lab.md; McCandlish et al. 2018",
+        "assumed; small batches won in docs/lab.md",
     )
     if batch % world_size:
         raise UsageError(f"--batch-size {batch} must be a multiple of the {world_size} processes")
@@ -244,7 +242,7 @@ def make_plan(
         "micro_batch_size",
         max(1, min(batch // world_size, _micro_batch(machine, config, seq_len))),
         "activations of a micro-batch fit the cache (processor) or the memory (GPU)",
-        "docs/lab.md",
+        "assumed",
     )
     step_seconds = machine.seconds_per_token(config, seq_len) * batch * seq_len / world_size
     n_steps = say(
@@ -336,7 +334,7 @@ def _choose_prior(o: Overrides, seconds: float, n_bytes: int, machine: Machine, 
     if o.prior != "auto":
         say.add("prior", o.prior, "set by hand", "you")
         return o.prior == "on"
-    why = "one pass of counting is worth hours of this network's training" if fits else "the tables of so much text do not fit the memory"
+    why = "counts alone beat what this network learns in such a budget" if fits else "the tables of so much text do not fit the memory"
     say.add("prior", "on" if fits else "off", why, "docs/lab.md")
     return fits
 
@@ -372,7 +370,7 @@ def _micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> int:
 
 def _schedule(n_steps: int, say: _Sayer) -> dict[str, Any]:
     """Fields of Schedule."""
-    kind = say("schedule", "wsd", "constant, then linear to zero: the last half of the run decays", "Hägele et al. 2024; docs/lab.md")
+    kind = say("schedule", "wsd", "constant, then linear to zero: the last half of the run decays", "Hägele et al. 2024")
     warmup = max(1, n_steps // 50)
     return {"kind": kind, "warmup_steps": warmup, "decay_fraction": 0.5 if kind == "wsd" else 0.2}
 
@@ -384,10 +382,8 @@ def _optimizer(o: Overrides, d_model: int, say: _Sayer) -> dict[str, Any]:
     table = say("table_lr", 0.01, "times (d_model / 768)^-0.5", "docs/lab.md")
     hashed = say("hash_lr", 0.1, "a row is seen rarely, so it must learn at once", "docs/lab.md")
     head = say("head_lr", 0.004, "times (d_model / 768)^-0.5", "docs/lab.md")
-    matrices = say(
-        "matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024; docs/lab.md"
-    )
-    decay = say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "docs/lab.md")
+    matrices = say("matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024")
+    decay = say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "assumed")
     say.add("betas", "0.8, 0.98", "of AdamW: short runs forget the first moment sooner", "docs/lab.md")
     return {
         "matrices": matrices,
