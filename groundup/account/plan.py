@@ -1,7 +1,7 @@
 """The planner: a budget, a machine and an amount of text in; every size and rate of the run out, each with its reason.
 
 Candidates of every width and depth are costed exactly (``account.cost``), timed by a measured rate, and scored by a stated loss law; the
-best is taken. What the law cannot say (batch, learning rates, vocabulary) follows from stated rules; those without a source are assumptions.
+best is taken. What the law cannot say (batch, learning rates, vocabulary) follows from rules, each with its source or marked assumed.
 """
 
 from __future__ import annotations
