@@ -27,7 +27,7 @@ from groundup.tokenizer import Tokenizer
 
 DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- number: ([^ ]+) -->)(.*?)(<!-- /number -->)", re.DOTALL)
-EXAMPLE = Machine("example", "cpu", 8e-12, 3e-7, 130e9, 2.5e6, 16 << 30)
+EXAMPLE = Machine("example", "cpu", 8e-12, 1e-7, 130e9, 2.5e6, 16 << 30, seconds_per_step=0.015)
 EXAMPLE_BYTES = 11_000_000
 """Training text of the examples: about the standard library's."""
 
@@ -94,6 +94,7 @@ def machine() -> str:
     rows = [
         ("`seconds_per_flop`", f"{EXAMPLE.seconds_per_flop:g}", f"products at {format_flops(1 / EXAMPLE.seconds_per_flop)}/s"),
         ("`seconds_per_activation`", f"{EXAMPLE.seconds_per_activation:g}", "everything between the products"),
+        ("`seconds_per_step`", f"{EXAMPLE.seconds_per_step:g}", "what a step costs however few its tokens"),
         ("`tokenizer_bytes_per_s`", f"{EXAMPLE.tokenizer_bytes_per_s:g}", "training and applying the tokenizer"),
         ("`memory_bytes`", format_bytes(EXAMPLE.memory_bytes), ""),
     ]
@@ -132,13 +133,14 @@ def printed_plan() -> str:
 def candidates() -> str:
     """Shapes for three minutes, and what the law expects of each."""
     rows = []
-    for width in (64, 96, 128, 160, 192, 256, 384):
+    for width in (64, 96, 128, 192, 256, 384):
         p = example_plan("3m", width)
         counted = cost(p.model, seq_len=p.seq_len)
         n = counted.parameters_non_embedding + p.model.vocab_size * width
         chosen = " (chosen)" if width == example_plan("3m").model.d_model else ""
         loss = SMALL_SCALE.loss(n, p.tokens, EXAMPLE_BYTES / bytes_per_token(p.model.vocab_size))
-        microseconds = 1e6 * EXAMPLE.seconds_per_token(p.model, p.seq_len)
+        tokens = p.batch_size * p.seq_len
+        microseconds = 1e6 * EXAMPLE.seconds_of_step(p.model, p.seq_len, tokens) / tokens
         rows.append(
             (f"{width}{chosen}", len(p.model.layers), format_count(n), f"{microseconds:.0f} µs", format_count(p.tokens), f"{loss:.3f}")
         )

@@ -60,6 +60,9 @@ class Attention:
     """Bias on the output projection."""
     value_embedding: bool = False
     """Adds a per-token learned vector, scaled by a learned gate per kv head, to the values (Zhou et al. 2024; modded-nanogpt)."""
+    key_offset: bool = False
+    """Half of each key comes from the position before: one layer can then look for what followed a token's earlier occurrences,
+    which without it takes two (induction heads: Olsson et al. 2022; offset keys: modded-nanogpt)."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Layer:
 class HashEmbedding:
     """Learned vectors for hashed n-grams of tokens, added to the token embedding: capacity that costs memory but no matrix product."""
 
-    orders: tuple[int, ...] = (2, 3)
+    orders: tuple[int, ...] = (2,)
     """Lengths of the n-grams, in tokens, the current one included."""
     n_rows: int = 65_536
     """Rows of the table that all orders share."""
@@ -143,6 +146,8 @@ def check(config: ModelConfig) -> ModelConfig:
             raise UsageError(f"layer {i}: n_heads {a.n_heads} is not a multiple of n_kv_heads {a.n_kv_heads}")
         if a.rotary is not None and a.head_dim % 2:
             raise UsageError(f"layer {i}: rotary positions need an even head_dim, not {a.head_dim}")
+        if a.key_offset and a.head_dim % 4:
+            raise UsageError(f"layer {i}: key_offset needs a head_dim that is a multiple of 4, not {a.head_dim}")
         if a.window is not None and a.window < 1:
             raise UsageError(f"layer {i}: window must be at least 1")
     return config

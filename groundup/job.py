@@ -25,23 +25,26 @@ from groundup.config import from_dict, to_dict
 from groundup.data import BatchStream, Corpus, Document, Splits, TokenStore, assign_splits, open_corpus, write_shards
 from groundup.data.corpus import content_hash
 from groundup.errors import GroundupError, UsageError
+from groundup.evaluate.writing import tokens_written
 from groundup.files import write_file
 from groundup.kernels.attention import choose_backend
 from groundup.kernels.memory import keep_freed_memory
 from groundup.model.prior import NgramPrior
 from groundup.optim import OptimizerConfig, Schedule, build_optimizer, describe
 from groundup.parallel.data import World, barrier, broadcast_object, join_world, leave_world
-from groundup.recorder import EVALUATION_SHARE, EVALUATIONS, VALIDATION_TOKENS, Clock, Listener, Recorder
+from groundup.recorder import EVALUATION_SHARE, EVALUATIONS, VALIDATION_TOKENS, Clock, Listener, Recorder, parse_samples, sample_stages
+from groundup.rehearsal import rehearse
 from groundup.runfolder import RunFolder, code_version, environment
 from groundup.tokenizer import Tokenizer
-from groundup.train.calibrate import measure_machine, pick_device, time_steps
+from groundup.train.calibrate import measure_machine, pick_device
 from groundup.train.checkpoint import load_checkpoint, lock_run
 from groundup.train.feed import Feed
 from groundup.train.loop import Callbacks, Interrupted, NotFinite, StopSignal, train
 from groundup.train.step import StepConfig, TrainState
-from groundup.workbench import compute_dtype, encoded, open_workbench
+from groundup.workbench import Workbench, compute_dtype, encoded, open_workbench
 
 LEAST_TRAINING = 0.05  # of the budget, whatever the phases before it took
+OTHER_SHARE = 0.02  # of the budget: checkpoints, logs, weights written
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,9 @@ def start(job: Job, listener: Listener) -> RunFolder:
                 run.read_only = True
             run.log("phase", name="read", seconds=read_seconds)
             clock = Clock(run, listener)
-            prior = prepare(run, job, budget, corpus, splits, device, world, clock)
+            bench = prepare(run, job, budget, corpus, splits, device, world, clock)
             trained = True
-            finish(run, device, world, clock, listener, prior=prior)
+            finish(run, device, world, clock, listener, bench=bench)
             return run
     except (GroundupError, KeyboardInterrupt):
         if world.is_main and new and not trained:
@@ -112,7 +115,7 @@ def resume(path: Path, listener: Listener) -> RunFolder:
         run.read_only = not world.is_main
         if run.manifest["status"] == "finished":
             raise UsageError(f"{path} is finished: there is nothing to resume; start a new run with `groundup train`")
-        if "plan" not in run.manifest:
+        if "seconds_before_training" not in run.manifest:
             raise UsageError(f"{path} was stopped before training began: remove the folder and start again with `groundup train`")
         with lock_run(path) if world.is_main else contextlib.nullcontext():
             threads = run.manifest["environment"]["threads"]
@@ -142,12 +145,12 @@ def _first_manifest(job: Job, corpus: Corpus, splits: Splits, device: torch.devi
 
 def prepare(
     run: RunFolder, job: Job, budget: Budget, corpus: Corpus, splits: Splits, device: torch.device, world: World, clock: Clock
-) -> NgramPrior | None:
+) -> Workbench | None:
     """Calibrates, plans, trains the tokenizer, encodes the text and counts; afterwards the folder holds all that training needs.
 
-    Returns the counts, where there are any and this rank made them, so that they need not be read back.
+    Returns the bench on the main rank, so that it need not be set up again.
     """
-    prior = None
+    bench = None
     dtype = compute_dtype(device)
     with clock.phase("calibrate"):
         machine = measure_machine(device, dtype) if world.is_main else None
@@ -156,17 +159,23 @@ def prepare(
     if world.is_main:
         clock.listener.plan(plan.to_dict(), to_dict(machine))
         tokenizer = _tokenize(run, plan, corpus, splits, clock)
-        stores = {split: TokenStore.open(run.path / "tokens" / split) for split in ("train", "validation", "test")}
+        plan = dataclasses.replace(plan, model=dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size))
+        prior = None
         if plan.model.prior is not None:
             with clock.phase("counts"):
-                prior = NgramPrior.build(stores["train"], tokenizer.vocab_size, plan.model.prior)
+                prior = NgramPrior.build(TokenStore.open(run.path / "tokens" / "train"), tokenizer.vocab_size, plan.model.prior)
                 prior.save(run.path / "prior.safetensors")
-        with clock.phase("calibrate"):
-            plan = _fix_steps(plan, tokenizer, {split: store.n_tokens for split, store in stores.items()}, device, dtype, clock, world)
+        run.update(plan=plan.to_dict() | {"machine": to_dict(machine)})
+        bench = open_workbench(run, device, prior=prior)
+        with clock.phase("counts"):
+            for split in bench.stores:
+                bench.table(split)
+        with clock.phase("rehearse"):
+            plan = _fix_steps(plan, bench, device, clock, world)
         run.update(plan=plan.to_dict() | {"machine": to_dict(machine)}, seconds_before_training=clock.spent)
         write_file(run.path / "config.json", json.dumps(to_dict(plan.model), indent=1))
     barrier(world)
-    return prior
+    return bench
 
 
 def _tokenize(run: RunFolder, plan: Plan, corpus: Corpus, splits: Splits, clock: Clock) -> Tokenizer:
@@ -193,38 +202,41 @@ def _documents(corpus: Corpus, splits: Splits, wanted: str, plan: Plan) -> Itera
             yield document
 
 
-def _fix_steps(
-    plan: Plan, tokenizer: Tokenizer, held_out: dict[str, int], device: torch.device, dtype: torch.dtype, clock: Clock, world: World
-) -> Plan:
-    """The plan with the vocabulary that the text really gave, and as many steps as the time that is left really holds."""
-    model = dataclasses.replace(plan.model, vocab_size=tokenizer.vocab_size)
-    step_seconds = time_steps(
-        model, device, dtype, batch_size=plan.batch_size // world.size, seq_len=plan.seq_len, micro_batch_size=plan.micro_batch_size, n=5
-    )
-    if plan.model.prior is not None:
-        step_seconds *= 1.05  # the gate and its features, which the trial has not
-    forward = step_seconds / 3 / (plan.batch_size * plan.seq_len)  # seconds a token; backward costs twice as much
-    evaluation = forward * (EVALUATIONS * min(VALIDATION_TOKENS, held_out["validation"]) + 2 * held_out["test"])
-    test_tokens = None
-    if evaluation > EVALUATION_SHARE * plan.seconds:
-        test_tokens = max(1000, int(EVALUATION_SHARE * plan.seconds / (2 * forward)))
-        evaluation = min(evaluation, 2 * EVALUATION_SHARE * plan.seconds)
-    left = plan.seconds - clock.spent - evaluation - 0.04 * plan.seconds - 0.5
+def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock, world: World) -> Plan:
+    """The plan with as many steps as the time that is left really holds, by a rehearsal."""
+    state, settings = _state(bench.plan, bench)
+    stream = BatchStream(bench.stores["train"], plan.batch_size, plan.seq_len, plan.seed, 0, world.size)
+    cost = rehearse(bench, state, Feed(stream, device, bench.table("train")), settings)
+    held_out = {split: store.n_tokens for split, store in bench.stores.items()}
+    final, test_tokens = held_out["test"] * cost.scored_token, None
+    if final > EVALUATION_SHARE * plan.seconds:
+        final = EVALUATION_SHARE * plan.seconds
+        test_tokens = max(1000, int(final / cost.scored_token))
+    looks = EVALUATIONS * min(VALIDATION_TOKENS, held_out["validation"]) * cost.scored_token
+    stages, parsed = sample_stages(plan.seconds), parse_samples(plan.seconds)
+    written = (stages - 1) * tokens_written(bench, 0) + tokens_written(bench, parsed)
+    left = plan.seconds - clock.spent - final - looks - written * cost.written_token - OTHER_SHARE * plan.seconds
     # steps by hand may need more or less than the budget: what is predicted is what they need
     chosen_by_hand = any(c.name == "steps" and c.source == "you" for c in plan.choices)
     # where the phases before took longer than planned, a little training beats throwing their work away
-    n_steps = plan.n_steps if chosen_by_hand else max(1, int(max(left, LEAST_TRAINING * plan.seconds) / step_seconds))
+    n_steps = plan.n_steps if chosen_by_hand else max(1, int(max(left, LEAST_TRAINING * plan.seconds) / cost.step))
     plan = dataclasses.replace(
         plan,
-        model=model,
         n_steps=n_steps,
-        step_seconds=step_seconds,
-        train_seconds=n_steps * step_seconds,
-        predicted_seconds=plan.seconds - left + n_steps * step_seconds,
+        step_seconds=cost.step,
+        train_seconds=n_steps * cost.step,
+        predicted_seconds=plan.seconds - left + n_steps * cost.step,
         schedule=plan.schedule | {"warmup_steps": max(1, n_steps // 50)},
         test_tokens=test_tokens,
     )
     return dataclasses.replace(plan, choices=restate(plan, held_out["train"]))
+
+
+def _state(plan: dict[str, Any], bench: Workbench) -> tuple[TrainState, StepConfig]:
+    """What training begins with."""
+    optimizer = build_optimizer(bench.model.named_parameters(), from_dict(OptimizerConfig, plan["optimizer"]))
+    settings = StepConfig(plan["n_steps"], plan["micro_batch_size"], Schedule(**plan["schedule"]), plan["clip_norm"])
+    return TrainState(bench.model, optimizer), settings
 
 
 # ---- training and after ----
@@ -238,22 +250,22 @@ def finish(
     listener: Listener,
     *,
     resumed: bool = False,
-    prior: NgramPrior | None = None,
+    bench: Workbench | None = None,
 ) -> None:
     """Trains from wherever the run stands to its last step, evaluates, samples, and notes what was measured."""
     run.manifest = RunFolder.open(run.path).manifest
-    bench = open_workbench(run, device, prior=prior)
+    if bench is None:
+        bench = open_workbench(run, device)
+    else:
+        bench = dataclasses.replace(bench.restart(), plan=run.manifest["plan"])
     plan = bench.plan
-    steps = StepConfig(plan["n_steps"], plan["micro_batch_size"], Schedule(**plan["schedule"]), plan["clip_norm"])
-    optimizer = build_optimizer(bench.model.named_parameters(), from_dict(OptimizerConfig, plan["optimizer"]))
-    state = TrainState(bench.model, optimizer)
+    state, steps = _state(plan, bench)
     previous = load_checkpoint(run.path, state)
     before = (previous or {}).get("spent", run.manifest["seconds_before_training"]) if resumed else 0.0
     recorder = Recorder(run, bench, clock, listener, world, before)
-    table = bench.prior.training_features(bench.stores["train"]) if bench.prior is not None else None
     predicted = recorder.predict()
     if world.is_main:
-        listener.training(plan, predicted, describe(optimizer.groups), ["attention: {}: {}".format(*choose_backend(device))])
+        listener.training(plan, predicted, describe(state.optimizer.groups), ["attention: {}: {}".format(*choose_backend(device))])
     stream = BatchStream(bench.stores["train"], plan["batch_size"], plan["seq_len"], plan["seed"], world.rank, world.size)
     looks = frozenset(round(steps.n_steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS))
     reset_peak_process_memory()
@@ -261,7 +273,7 @@ def finish(
         try:
             train(
                 state,
-                Feed(stream, device, table),
+                Feed(stream, device, bench.table("train")),
                 steps,
                 Callbacks(recorder.step, recorder.look, recorder.save, recorder.skip),
                 milestones=looks,

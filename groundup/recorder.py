@@ -24,12 +24,21 @@ from groundup.train.step import StepMetrics, TrainState
 from groundup.workbench import Workbench
 
 EVALUATIONS = 8  # looks at the validation split during training, evenly spread in steps
-SAMPLE_STAGES = 4  # of those, how many also write samples
 LONG_BUDGET_S = 120.0  # a shorter budget writes samples at the end only, and fewer
 VALIDATION_TOKENS = 20_000  # tokens of each look
 EVALUATION_SHARE = (
     0.1  # of the budget that the final evaluation may take; where all of the test split needs more, evenly spread windows of it
 )
+
+
+def sample_stages(seconds: float) -> int:
+    """How many of the looks also write samples, the last one among them."""
+    return 4 if seconds >= LONG_BUDGET_S else 1
+
+
+def parse_samples(seconds: float) -> int:
+    """How many longer samples at the end are parsed as Python."""
+    return 8 if seconds >= LONG_BUDGET_S else 2
 
 
 class Listener:
@@ -156,8 +165,8 @@ class Recorder:
             return
         self._evaluation(state, "validation", VALIDATION_TOKENS)
         number = round(state.step / self.bench.plan["n_steps"] * EVALUATIONS)
-        long = self.bench.plan["seconds"] >= LONG_BUDGET_S
-        if long and number % (EVALUATIONS // SAMPLE_STAGES) == 0 and state.step < self.bench.plan["n_steps"]:
+        stages = EVALUATIONS // sample_stages(self.bench.plan["seconds"])
+        if number % stages == 0 and state.step < self.bench.plan["n_steps"]:
             write_samples(self.run, self.bench, state.step, self.spent, n_parse=0)
 
     def _evaluation(self, state: TrainState, split: str, max_tokens: int | None) -> Score:
@@ -194,7 +203,7 @@ class Recorder:
                 settle(file.with_suffix(".partial"), file)
             score = self._evaluation(state, "test", self.bench.plan["test_tokens"])
         with self.clock.phase("samples"):
-            write_samples(self.run, self.bench, state.step, self.spent, n_parse=8 if self.bench.plan["seconds"] >= LONG_BUDGET_S else 2)
+            write_samples(self.run, self.bench, state.step, self.spent, n_parse=parse_samples(self.bench.plan["seconds"]))
         tokens = state.step * self.bench.plan["batch_size"] * self.bench.plan["seq_len"]
         measured = {
             "parameters": sum(p.numel() for p in self.bench.model.parameters()),

@@ -22,6 +22,7 @@ PHASES = {
     "tokenizer": "training the tokenizer",
     "encode": "encoding the text",
     "counts": "counting n-grams",
+    "rehearse": "rehearsing a few steps",
     "train": "training",
     "evaluate": "scoring held-out text",
     "samples": "writing samples",

@@ -41,15 +41,26 @@ class Workbench:
     plan: dict[str, Any]
     tables: dict[str, Table] = field(default_factory=dict)
 
+    def restart(self) -> Workbench:
+        """Sets the model to what training begins with: initial weights, and the gate as the counts alone have learned it."""
+        initialize(self.model, self.plan["seed"])
+        if self.prior is not None and self.model.gate is not None:
+            self.prior.gate.start(self.model.gate)
+        return self
+
+    def table(self, split: str) -> Table | None:
+        """What the counts say of every token of a split; None without counts."""
+        if self.prior is not None and split not in self.tables:
+            store = self.stores[split]
+            self.tables[split] = self.prior.training_features(store) if split == "train" else self.prior.features(store)
+        return self.tables.get(split)
+
     def evaluate(self, split: str, max_tokens: int | None = None) -> Score:
         """Bits per byte of a split under the model as it is."""
-        store = self.stores[split]
-        if self.prior is not None and split not in self.tables:
-            self.tables[split] = self.prior.features(store)
-        table = self.tables.get(split)
+        table = self.table(split)
         return evaluate(
             self.model,
-            store,
+            self.stores[split],
             seq_len=self.plan["seq_len"],
             table=table,
             counts_nats=table.counts_nats if table is not None else None,
@@ -67,16 +78,15 @@ def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = Fals
     if config.prior is not None and prior is None:
         prior = NgramPrior.load(run.path / "prior.safetensors")
     shape = (prior.n_experts, prior.n_features) if prior is not None else None
-    model = initialize(Decoder(config, prior_shape=shape), plan["seed"]).to(device)
-    if prior is not None and model.gate is not None:
-        prior.gate.start(model.gate)  # training begins from what the counts alone have learned
+    model = Decoder(config, prior_shape=shape).to(device)
     model.compute_dtype = compute_dtype(device)
+    bench = Workbench(tokenizer, stores, prior, model, plan).restart()
     if weights:
         file = run.path / "model.safetensors"
         if not file.is_file():
             raise UsageError(f"{run.path} has no trained weights yet: go on with `groundup train --resume {run.path}`")
         model.load_state_dict(load_file(file))
-    return Workbench(tokenizer, stores, prior, model, plan)
+    return bench
 
 
 def encoded(tokenizer: Tokenizer, documents: Iterator) -> Iterator:

@@ -8,7 +8,8 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits sleeps: tests share the machine
 
-import groundup.kernels.ngram  # noqa: F401  numba compiles these functions, and cannot compile a check around them
+import groundup.kernels.native
+import groundup.kernels.ngram  # noqa: F401
 
 jaxtyping.install_import_hook("groundup", "checking.typechecker")  # before anything else of groundup is imported
 

@@ -29,11 +29,11 @@ class Execution:
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of activations; weights, gradients and moments are fp32 masters in both."""
-    attention_block: int | None = 64
+    attention_block: int | None = 128
     """Queries a block of an attention that keeps its probabilities; None is a fused kernel that recomputes them."""
     fused_norm: bool = True
     """Whether a norm keeps its output only, or also its input."""
-    loss_chunk_bytes: int = 4 << 20
+    loss_chunk_bytes: int = 8 << 20
     """Logits that exist at a time, in bytes of fp32."""
     allocator_overhead: float = 0.30
     """Resident bytes beyond the live ones, as a share of them: holes in the C heap. On glibc, three models of 180 to 530 MB live had
@@ -127,6 +127,8 @@ def _qk_norm(s: Sizes) -> int:
     norm, a = s.layer.mixer.qk_norm, s.layer.mixer
     if norm is None:
         return 0
+    if s.run.fused_norm and norm.kind == "rms" and not norm.weight and a.rotary is not None:  # one function keeps the whole joint product
+        return s.c * s.n * (s.q + 2 * s.kv + a.n_heads + a.n_kv_heads)
     return norm_bytes(norm, s.n * (a.n_heads + a.n_kv_heads), a.head_dim, s.run, feeds_product=False)
 
 

@@ -18,7 +18,7 @@ from groundup.account.shapes import Architecture, architecture
 from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
 
-SMALL_SCALE = LossLaw("assumed small-scale law, not fitted yet", 0.9, 21.0, 0.30, 92.0, 0.37)
+SMALL_SCALE = LossLaw("own small-scale fit, docs/lab.md", 0.66, 103.0, 0.50, 84.0, 0.37)
 """Bits a byte of source code or prose for budgets of seconds to hours on a processor."""
 COUNTS_BYTES_PER_S = 0.9e6  # counting n-grams, leaving documents out and fitting the gate, two cores
 TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
@@ -45,11 +45,14 @@ class Machine:
     """Memory of the device."""
     usd_per_hour: float | None = None
     """Rental price, or none."""
+    seconds_per_step: float = 0.0
+    """What a step costs however few its tokens: operations that are started, and the optimizer."""
 
-    def seconds_per_token(self, config: ModelConfig, seq_len: int) -> float:
-        """Predicted seconds of training on one token."""
+    def seconds_of_step(self, config: ModelConfig, seq_len: int, tokens: float) -> float:
+        """Predicted seconds of a training step on so many tokens."""
         flops = cost(config, seq_len=seq_len).flops_per_token_training
-        return flops * self.seconds_per_flop + len(config.layers) * config.d_model * self.seconds_per_activation
+        per_token = flops * self.seconds_per_flop + len(config.layers) * config.d_model * self.seconds_per_activation
+        return self.seconds_per_step + tokens * per_token
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,11 @@ class Overrides:
     matrix_lr: float | None = None
     """Peak learning rate of the layers' matrices."""
     table_lr: float | None = None
-    """Peak learning rate of embeddings, before scaling with the width."""
+    """Peak learning rate of the token embedding, before scaling with the width."""
     hash_lr: float | None = None
     """Peak learning rate of the hashed n-gram embedding."""
+    value_lr: float | None = None
+    """Peak learning rate of the value embeddings, before scaling with the width."""
     head_lr: float | None = None
     """Peak learning rate of the head, before scaling with the width."""
     matrices: Literal["muon", "soap", "adamw", "sgd"] | None = None
@@ -217,11 +222,12 @@ def make_plan(
         "seq_len", _power(256 * (flops / 1e13) ** 0.2, 64, 4096), "256 (C / 1e13)^0.2: longer pays once the model can use it", "assumed"
     )
     unique = text_bytes / bytes_per_token(vocab)
-    config, why = _best_shape(o, machine, vocab, seq_len, train_seconds * world_size, unique, prior, law)
+    tokens_per_step = _tokens_per_step(flops)
+    config, why = _best_shape(o, machine, vocab, seq_len, train_seconds * world_size, unique, prior, law, tokens_per_step)
     layer = config.layers[0]
     say("d_model", config.d_model, why, law.name)
     say("n_layers", len(config.layers), why, law.name)
-    say("head_dim", layer.mixer.head_dim, "32 below width 256, 64 below 1024, else 128", "assumed")
+    say("head_dim", layer.mixer.head_dim, "two heads up to width 128, then 64, from 1024 on 128", "docs/lab.md; larger ones assumed")
     if config.hash_embedding:
         say(
             "hash_rows",
@@ -229,12 +235,11 @@ def make_plan(
             "memory, but no matrix product; 131,072 rows gave nothing more",
             "docs/lab.md",
         )
-    tokens_per_step = _tokens_per_step(flops)
     batch = say(
         "batch_size",
         max(1, round(tokens_per_step / seq_len / world_size)) * world_size,
-        "1024 (C / 1e13)^0.33 tokens a step",
-        "assumed; small batches won in docs/lab.md",
+        "2048 (C / 5e12)^0.33 tokens a step",
+        "docs/lab.md; the exponent assumed",
     )
     if batch % world_size:
         raise UsageError(f"--batch-size {batch} must be a multiple of the {world_size} processes")
@@ -244,7 +249,7 @@ def make_plan(
         "activations of a micro-batch fit the cache (processor) or the memory (GPU)",
         "assumed",
     )
-    step_seconds = machine.seconds_per_token(config, seq_len) * batch * seq_len / world_size
+    step_seconds = machine.seconds_of_step(config, seq_len, batch * seq_len / world_size)
     n_steps = say(
         "steps",
         int(train_seconds / step_seconds),
@@ -358,7 +363,7 @@ def _reserve(seconds: float, text_bytes: int, tokenizer_bytes: int, machine: Mac
 
 
 def _tokens_per_step(flops: float) -> int:
-    return int(1024 * max(0.25, flops / 1e13) ** 0.33)
+    return int(2048 * max(0.02, flops / 5e12) ** 0.33)
 
 
 def _micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> int:
@@ -379,8 +384,9 @@ def _optimizer(o: Overrides, d_model: int, say: _Sayer) -> dict[str, Any]:
     """Fields of OptimizerConfig. Muon's rate does not move with the width; Adam's goes with d_model^-0.5 (nanochat's rule)."""
     scale = (d_model / 768) ** -0.5
     matrix = say("matrix_lr", 0.01, "Muon's update has spectral norm one whatever the width", "Jordan et al. 2024; docs/lab.md")
-    table = say("table_lr", 0.01, "times (d_model / 768)^-0.5", "docs/lab.md")
+    table = say("table_lr", 0.03, "times (d_model / 768)^-0.5", "docs/lab.md")
     hashed = say("hash_lr", 0.1, "a row is seen rarely, so it must learn at once", "docs/lab.md")
+    value = say("value_lr", 0.03, "times (d_model / 768)^-0.5", "docs/lab.md")
     head = say("head_lr", 0.004, "times (d_model / 768)^-0.5", "docs/lab.md")
     matrices = say("matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024")
     decay = say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "assumed")
@@ -392,15 +398,23 @@ def _optimizer(o: Overrides, d_model: int, say: _Sayer) -> dict[str, Any]:
         "matrix_lr": matrix,
         "embedding_lr": table * scale,
         "hash_embedding_lr": hashed,
-        "value_embedding_lr": table * scale,
+        "value_embedding_lr": value * scale,
         "head_lr": head * scale,
         "gate_lr": 0.01,
-        "vector_lr": table * scale,
+        "vector_lr": 0.01 * scale,
     }
 
 
 def _best_shape(
-    o: Overrides, machine: Machine, vocab: int, seq_len: int, seconds: float, unique: float, prior: bool, law: LossLaw
+    o: Overrides,
+    machine: Machine,
+    vocab: int,
+    seq_len: int,
+    seconds: float,
+    unique: float,
+    prior: bool,
+    law: LossLaw,
+    tokens_per_step: int,
 ) -> tuple[ModelConfig, str]:
     """The candidate with the lowest predicted loss within the seconds."""
     best: tuple[float, ModelConfig, float, float] | None = None
@@ -408,7 +422,7 @@ def _best_shape(
         counted = cost(config, seq_len=seq_len)
         head = vocab * config.d_model
         n = counted.parameters_non_embedding + head
-        tokens = seconds / machine.seconds_per_token(config, seq_len)
+        tokens = seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step
         loss = law.loss(n, tokens, unique)
         if 16 * counted.parameters > 0.8 * machine.memory_bytes:
             continue
@@ -421,11 +435,11 @@ def _best_shape(
 
 
 def _candidates(o: Overrides, vocab: int, seq_len: int, prior: bool, device: str) -> list[ModelConfig]:
-    widths = [o.d_model] if o.d_model else [64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048]
+    widths = [o.d_model] if o.d_model else [64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048]
     out = []
     for width in widths:
         depths = [o.n_layers] if o.n_layers else [max(2, round(width / 48))] if width < 384 else [max(6, round(width / 64))]
-        head_dim = o.head_dim or (32 if width < 256 else 64 if width < 1024 else 128)
+        head_dim = o.head_dim or (width // 2 if width <= 128 else 64 if width < 1024 else 128)
         if width % head_dim:
             if o.d_model or o.head_dim:
                 raise UsageError(f"--d-model {width} is not a multiple of --head-dim {head_dim}: set one of them so that it divides")

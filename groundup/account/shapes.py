@@ -23,16 +23,16 @@ def architecture(
 ) -> ModelConfig:
     """The model of a named architecture.
 
-    groundup: what wins in small budgets (docs/lab.md): norms without gains, QK-norm, ReLU squared, hashed n-gram embeddings, an untied
-    head, and n-gram counts as a prior. qwen3: RMSNorm with gains, QK-norm, SwiGLU with d_ff = 8/3 d_model; opens in ``transformers``.
-    llama: the same without QK-norm.
+    groundup: what wins in small budgets (docs/lab.md): norms without gains, QK-norm, offset keys, value embeddings, ReLU squared, hashed
+    bigram embeddings, an untied head, and n-gram counts as a prior. qwen3: RMSNorm with gains, QK-norm, SwiGLU with d_ff = 8/3 d_model;
+    opens in ``transformers``. llama: the same without QK-norm.
     """
     n_heads = max(1, d_model // head_dim)
     kv = n_kv_heads or n_heads
     if name == "groundup":
         norm = Norm(weight=False)
-        mixer = Attention(n_heads, kv, head_dim, rotary=Rotary(), qk_norm=norm)
-        layer = Layer(mixer, Dense(4 * d_model, "relu2"), norm)
+        mixer = Attention(n_heads, kv, head_dim, rotary=Rotary(), qk_norm=norm, value_embedding=True, key_offset=True)
+        layer = Layer(mixer, Dense((2 if d_model < 256 else 4) * d_model, "relu2"), norm)
         return ModelConfig(
             vocab_size,
             d_model,
@@ -40,7 +40,7 @@ def architecture(
             (layer,) * n_layers,
             final_norm=norm,
             embedding_norm=norm,
-            hash_embedding=HashEmbedding((2, 3), hash_rows) if hash_rows else None,
+            hash_embedding=HashEmbedding((2,), hash_rows) if hash_rows else None,
             prior=Prior() if prior else None,
         )
     mixer = Attention(n_heads, kv, head_dim, rotary=Rotary(), qk_norm=Norm() if name == "qwen3" else None)

@@ -79,6 +79,12 @@ def write(bench: Bench, prompt: str, *, max_tokens: int = SAMPLE_TOKENS, seed: i
     return bench.tokenizer.decode(list(tokens))
 
 
+def tokens_written(bench: Bench, n_parse: int) -> int:
+    """The most tokens that ``write_samples`` generates."""
+    parse = 2 * n_parse if looks_like_code(bench.stores["train"]) else 0
+    return SAMPLE_TOKENS * (len(prompts(bench)) + parse)
+
+
 def write_samples(log: SampleLog, bench: Bench, step: int, seconds: float, *, n_parse: int) -> None:
     """Logs a continuation of each prompt, and for code the share that parses over ``n_parse`` longer ones (0: none)."""
     code = looks_like_code(bench.stores["train"])

@@ -7,13 +7,14 @@ own, a vendor's kernel, for GPUs without a Triton.
 """
 
 import math
+from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK = 64  # queries a block: 64 beat 128 and 256 on a two-core AVX2 machine at T = 256, E = 64 (docs/lab.md)
+BLOCK = 128  # queries a block: at T = 256 as fast as 64 for many rows and faster for few, where every operation counts (docs/lab.md)
 HAS_TRITON = find_spec("triton") is not None  # looked for, not imported; a constant, so that torch.compile sees no branch
 
 
@@ -27,33 +28,21 @@ def choose_backend(device: torch.device) -> tuple[str, str]:
 
 
 class _Blocked(torch.autograd.Function):
-    """Exact attention by blocks of queries. Layout inside: [B, K, G * t, E] against [B, K, s, E], one matrix product per block.
-
-    Backward, with P the probabilities and O = P V: dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dP * P)), dQ = dS K, dK = dS^T Q.
-    """
+    """Exact attention by blocks of queries. Layout inside: [B, K, G * t, E] against [B, K, s, E], one matrix product per block."""
 
     @staticmethod
     def forward(ctx, q, k, v, documents, window, scale):
         batch, t, heads, dim = q.shape
         kv = k.shape[2]
-        groups = heads // kv
         # [B, T, H, E] -> [B, K, G, T, E]: blocks of T stay views
-        q5 = q.new_empty(batch, kv, groups, t, dim)
-        torch.mul(q.reshape(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4), scale, out=q5)
+        q5 = q.new_empty(batch, kv, heads // kv, t, dim)
+        torch.mul(q.reshape(batch, t, kv, heads // kv, dim).permute(0, 2, 3, 1, 4), scale, out=q5)
         k4, v4 = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
-        out = torch.empty(batch, t, heads, dim, dtype=q.dtype, device=q.device)
-        out5 = out.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
-        probabilities = []
-        for start in range(0, t, BLOCK):
-            stop = min(start + BLOCK, t)
-            low = 0 if window is None else max(0, start - window + 1)
-            qb = q5[:, :, :, start:stop].reshape(batch * kv, groups * (stop - start), dim)
-            kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
-            scores = torch.bmm(qb, kb.transpose(1, 2)).view(batch, kv, groups, stop - start, stop - low)
-            scores += _block_bias(start, stop, low, window, documents, scores)
-            p = torch.softmax(scores, dim=-1).view(batch * kv, groups * (stop - start), stop - low)
-            out5[:, :, :, start:stop] = torch.bmm(p, vb).view(batch, kv, groups, stop - start, dim)
-            probabilities.append(p)
+
+        def softmax(scores: Tensor, start: int, low: int) -> Tensor:
+            return torch.softmax(scores.add_(_block_bias(start, low, window, documents, scores)), dim=-1)
+
+        out, probabilities = attend(q5, k4, v4, window, softmax)
         ctx.save_for_backward(q5, k4, v4, *probabilities)
         ctx.window, ctx.scale = window, scale
         return out
@@ -61,38 +50,73 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q5, k4, v4, *probabilities = ctx.saved_tensors
-        batch, kv, groups, t, dim = q5.shape
-        g5 = grad.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
-        dq = torch.empty(batch, t, kv * groups, dim, dtype=grad.dtype, device=grad.device)
-        dq5 = dq.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
-        dk, dv = torch.zeros_like(k4), torch.zeros_like(v4)
-        for block, start in enumerate(range(0, t, BLOCK)):
-            stop = min(start + BLOCK, t)
-            low = 0 if ctx.window is None else max(0, start - ctx.window + 1)
-            rows = groups * (stop - start)
-            gb = g5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
-            qb = q5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
-            kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
-            p = probabilities[block]
-            dv[:, :, low:stop] += torch.bmm(p.transpose(1, 2), gb).view(batch, kv, stop - low, dim)
-            dp = torch.bmm(gb, vb.transpose(1, 2))
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
-            dq5[:, :, :, start:stop] = torch.bmm(ds, kb).view(batch, kv, groups, stop - start, dim)
-            dk[:, :, low:stop] += torch.bmm(ds.transpose(1, 2), qb).view(batch, kv, stop - low, dim)
-        return dq.mul_(ctx.scale), dk.transpose(1, 2), dv.transpose(1, 2), None, None, None
+        dq5, dk, dv = attend_backward(grad, q5, k4, v4, probabilities, ctx.window)
+        return dq5.mul_(ctx.scale).permute(0, 3, 1, 2, 4).flatten(2, 3), dk.transpose(1, 2), dv.transpose(1, 2), None, None, None
 
 
-def _block_bias(start: int, stop: int, low: int, window: int | None, documents: Tensor | None, like: Tensor) -> Tensor:
-    """0 where block queries [start, stop) may see keys [low, stop), -inf elsewhere; [1 or B, 1, 1, t, s]."""
-    queries = torch.arange(start, stop, device=like.device)[:, None]
-    keys = torch.arange(low, stop, device=like.device)[None, :]
+def attend(
+    q5: Float[Tensor, "b k g t e"], k4: Float[Tensor, "b k t e"], v4: Float[Tensor, "b k t e"], window: int | None, softmax: Callable
+) -> tuple[Float[Tensor, "b t h e"], list[Tensor]]:
+    """softmax(q k^T) v, block by block, and each block's probabilities [B K, G t, s]; q comes scaled.
+
+    ``softmax(scores [B, K, G, t, s], first query, first key)`` makes probabilities of scores, 0 where the mask hides.
+    """
+    batch, kv, groups, t, dim = q5.shape
+    out = torch.empty(batch, t, kv * groups, dim, dtype=q5.dtype, device=q5.device)
+    out5 = out.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
+    probabilities = []
+    for start, stop, low in _blocks(t, window):
+        qb = q5[:, :, :, start:stop].reshape(batch * kv, groups * (stop - start), dim)
+        kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
+        scores = torch.bmm(qb, kb.transpose(1, 2)).view(batch, kv, groups, stop - start, stop - low)
+        p = softmax(scores, start, low).view(batch * kv, groups * (stop - start), stop - low)
+        out5[:, :, :, start:stop] = torch.bmm(p, vb).view(batch, kv, groups, stop - start, dim)
+        probabilities.append(p)
+    return out, probabilities
+
+
+def attend_backward(
+    grad: Float[Tensor, "b t h e"],
+    q5: Float[Tensor, "b k g t e"],
+    k4: Float[Tensor, "b k t e"],
+    v4: Float[Tensor, "b k t e"],
+    probabilities: list[Tensor],
+    window: int | None,
+) -> tuple[Float[Tensor, "b k g t e"], Float[Tensor, "b k t e"], Float[Tensor, "b k t e"]]:
+    """Gradients of ``attend``. With O = P V: dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dP * P)), dQ = dS K, dK = dS^T Q."""
+    batch, kv, groups, t, dim = q5.shape
+    g5 = grad.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
+    dq5, dk, dv = torch.empty_like(q5), torch.zeros_like(k4), torch.zeros_like(v4)
+    for p, (start, stop, low) in zip(probabilities, _blocks(t, window), strict=True):
+        rows = groups * (stop - start)
+        gb = g5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
+        qb = q5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
+        kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
+        dv[:, :, low:stop] += torch.bmm(p.transpose(1, 2), gb).view(batch, kv, stop - low, dim)
+        ds = torch._softmax_backward_data(torch.bmm(gb, vb.transpose(1, 2)), p, -1, p.dtype)
+        dq5[:, :, :, start:stop] = torch.bmm(ds, kb).view(batch, kv, groups, stop - start, dim)
+        dk[:, :, low:stop] += torch.bmm(ds.transpose(1, 2), qb).view(batch, kv, stop - low, dim)
+    return dq5, dk, dv
+
+
+def _blocks(t: int, window: int | None) -> list[tuple[int, int, int]]:
+    """Blocks as (first query, end, first key that any of them sees)."""
+    starts = range(0, t, BLOCK)
+    return [(start, min(start + BLOCK, t), 0 if window is None else max(0, start - window + 1)) for start in starts]
+
+
+def _block_bias(start: int, low: int, window: int | None, documents: Tensor | None, scores: Tensor) -> Tensor:
+    """0 where block queries from start may see keys from low, -inf elsewhere; [1 or B, 1, 1, t, s]."""
+    stop = start + scores.shape[-2]
+    queries = torch.arange(start, stop, device=scores.device)[:, None]
+    keys = torch.arange(low, stop, device=scores.device)[None, :]
     hidden = keys > queries
     if window is not None:
         hidden = hidden | (queries - keys >= window)
     hidden = hidden[None]
     if documents is not None:
         hidden = hidden | (documents[:, start:stop, None] != documents[:, None, low:stop])
-    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))[:, None, None]
+    return torch.zeros(hidden.shape, dtype=scores.dtype, device=scores.device).masked_fill_(hidden, float("-inf"))[:, None, None]
 
 
 def blocked_attention(

@@ -8,12 +8,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}  # logits alive at a time: the CPU's share of cache, the GPU's of memory
+CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}  # logits alive at a time: the CPU's share of cache, the GPU's of memory
 
 
 def chunk_rows(vocab_size: int, device_type: str) -> int:
     """Rows of logits computed at a time: what fits CHUNK_BYTES in fp32, at least 32."""
     return max(32, CHUNK_BYTES.get(device_type, 4 << 20) // (4 * vocab_size))
+
+
+def _exponentials(logits: Float[Tensor, "n v"]) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    """exp(logits - peak) in place of the logits, each row's peak, and each row's sum of exponentials."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        from groundup.kernels import fused  # only where it runs: a GPU's machine need not have numba
+
+        return logits, *fused.exp_rows(logits)
+    peak = logits.amax(1, keepdim=True)
+    exps = logits.sub_(peak).exp_()
+    return exps, peak, exps.sum(1, keepdim=True)
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -40,9 +51,7 @@ class _HeadLoss(torch.autograd.Function):
                 capped = torch.tanh_(logits.div_(cap))
                 logits = capped * cap
             picked = logits.gather(1, index)
-            peak = logits.amax(1, keepdim=True)
-            exps = logits.sub_(peak).exp_()
-            total = exps.sum(1, keepdim=True)
+            exps, peak, total = _exponentials(logits)
             log_p = picked - peak - total.log()
             nll[0, part] = -(log_p * valid)[:, 0]
             share = scale * valid
@@ -59,19 +68,20 @@ class _HeadLoss(torch.autograd.Function):
                 share = share * ((1 - network_share) * blame[:, :1] + network_share)
             if not needs:
                 continue
-            # d loss / d logits = share * (softmax - onehot), in place of the exponentials
-            grad = exps.mul_(share / total)
-            grad.scatter_add_(1, index, -share)
+            # d loss / d logits = (share / total) * (exps - total * onehot); the factor goes to the [n, D] sides of the products
+            grad = exps.scatter_add_(1, index, -total)
             if capped is not None:
                 grad *= 1 - capped.square_()
+            factor = share / total
             if d_bias is not None:
-                d_bias += grad.sum(0)
-            g = grad.to(hidden.dtype)
+                d_bias += (grad * factor).sum(0)
+            g, factor = grad.to(hidden.dtype), factor.to(hidden.dtype)
             torch.mm(g, w, out=d_hidden[part])
+            d_hidden[part] *= factor
             if g.dtype == wide:
-                d_weight.addmm_(g.T, x)
+                d_weight.addmm_(g.T, x * factor)
             else:
-                d_weight += (g.T @ x).to(wide)
+                d_weight += (g.T @ (x * factor)).to(wide)
         ctx.save_for_backward(d_hidden, d_weight, d_bias, d_gate)
         ctx.mark_non_differentiable(nll)
         return torch.lerp(nll[1].sum(), nll[0].sum(), network_share) * scale, nll

@@ -10,7 +10,7 @@ class _Lookup(torch.autograd.Function):
     def forward(ctx, table, rows, sparse):
         ctx.save_for_backward(rows)
         ctx.shape, ctx.sparse = table.shape, sparse
-        return table[rows]
+        return torch.embedding(table, rows)
 
     @staticmethod
     def backward(ctx, grad):

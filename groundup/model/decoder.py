@@ -75,19 +75,25 @@ class AttentionLayer(nn.Module):
             self.value_embedding = Weights(vocab_size, kv)
             self.value_gate = Weights(config.n_kv_heads, d_model)
 
-    def project(self, x: Float[Tensor, "b t d"], tokens: Int[Tensor, "b t"], rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [B, T, H, E], keys and values [B, T, K, E]: one matrix product for all three, then norm and rotation."""
-        c, (b, t, _) = self.config, x.shape
+    def joint(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t w"]:
+        """[queries, keys, values] of all heads, side by side: one matrix product for all three."""
         parts = (self.query, self.key, self.value)
-        weight = torch.cat([p.weight for p in parts])
-        bias = torch.cat([p.bias for p in parts]) if c.bias else None
-        sizes = [c.n_heads * c.head_dim, c.n_kv_heads * c.head_dim, c.n_kv_heads * c.head_dim]
-        q, k, v = F.linear(x, weight, bias).split(sizes, dim=-1)
-        q, k, v = (a.reshape(b, t, -1, c.head_dim) for a in (q, k, v))
+        bias = torch.cat([p.bias for p in parts]) if self.config.bias else None
+        return F.linear(x, torch.cat([p.weight for p in parts]), bias)
+
+    def extra_values(self, x: Float[Tensor, "b t d"], tokens: Int[Tensor, "b t"]) -> Float[Tensor, "b t k e"]:
+        """What the value embedding adds: a vector of the token, times a gate in (0, 2) that is 1 at initialization (its weight is 0)."""
+        gate = 2 * torch.sigmoid(F.linear(x, self.value_gate.weight))
+        vectors = lookup(self.value_embedding.weight, tokens).to(x.dtype)
+        return gate[..., None] * vectors.unflatten(-1, (self.config.n_kv_heads, self.config.head_dim))
+
+    def project(self, x: Float[Tensor, "b t d"], tokens: Int[Tensor, "b t"], rotary) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, T, H, E], keys and values [B, T, K, E]: product, then norm and rotation."""
+        c = self.config
+        heads = self.joint(x).unflatten(-1, (c.n_heads + 2 * c.n_kv_heads, c.head_dim))
+        q, k, v = heads.split([c.n_heads, c.n_kv_heads, c.n_kv_heads], dim=2)
         if c.value_embedding:
-            # gate in (0, 2), 1 at initialization (its weight starts at zero)
-            gate = 2 * torch.sigmoid(F.linear(x, self.value_gate.weight))
-            v = v + gate[..., None] * lookup(self.value_embedding.weight, tokens).to(v.dtype).reshape(b, t, -1, c.head_dim)
+            v = v + self.extra_values(x, tokens)
         if c.qk_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
@@ -96,13 +102,33 @@ class AttentionLayer(nn.Module):
 
     def forward(self, x, tokens, rotary, documents, backend: str, cache: Cache | None, index: int) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
-        q, k, v = self.project(x, tokens, rotary)
-        if cache is None:
-            attended = BACKENDS[backend](q, k, v, documents, self.config.window)
+        c = self.config
+        if cache is None and backend == "blocked" and x.dtype == torch.float32 and self.fusible:
+            attended = self.fused(x, tokens, rotary, documents)
         else:
-            k, v = cache.append(index, k, v)
-            attended = F.attention_reference(q, k, v, None, self.config.window)
+            q, k, v = self.project(x, tokens, rotary)
+            if cache is not None:
+                k, v = cache.append(index, k, v)
+            k = F.offset_keys(k, documents) if c.key_offset else k
+            attended = BACKENDS[backend](q, k, v, documents, c.window) if cache is None else F.attention_reference(q, k, v, None, c.window)
         return F.linear(attended.flatten(2), self.output.weight, self.output.bias)
+
+    @property
+    def fusible(self) -> bool:
+        """Whether ``kernels.fused.attention`` says all of it: RMSNorm without gain on queries and keys, and rotation."""
+        norm = self.config.qk_norm
+        return norm is not None and norm.kind == "rms" and not norm.weight and self.config.rotary is not None
+
+    def fused(self, x, tokens, rotary, documents) -> Float[Tensor, "b t h e"]:
+        """``project``, offset and attention in one function of the joint product, for fp32 on a CPU."""
+        from groundup.kernels import fused
+
+        c, joint = self.config, self.joint(x)
+        if c.value_embedding:
+            keep = (c.n_heads + c.n_kv_heads) * c.head_dim
+            joint = torch.cat((joint[..., :keep], joint[..., keep:] + self.extra_values(x, tokens).flatten(2)), dim=-1)
+        shape = {"n_heads": c.n_heads, "n_kv_heads": c.n_kv_heads, "eps": c.qk_norm.eps}
+        return fused.attention(joint, rotary, documents, window=c.window, offset_keys=c.key_offset, **shape)
 
 
 class DenseLayer(nn.Module):

@@ -66,6 +66,17 @@ def rotate(x: Float[Tensor, "b t h e"], cos: Float[Tensor, "*b t e2"], sin: Floa
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
+def offset_keys(k: Float[Tensor, "b s k e"], documents: Int[Tensor, "b s"] | None = None) -> Float[Tensor, "b s k e"]:
+    """Quarters 2 and 4 of each key, which ``rotate`` turns slowly, taken from the position before; zero where a document begins."""
+    earlier = torch.zeros_like(k)
+    earlier[:, 1:] = k[:, :-1]
+    if documents is not None:
+        begins = documents[:, 1:] != documents[:, :-1]
+        earlier[:, 1:].masked_fill_(begins[:, :, None, None], 0.0)
+    quarters = zip(k.chunk(4, dim=-1), earlier.chunk(4, dim=-1), strict=True)
+    return torch.cat([before if i % 2 else now for i, (now, before) in enumerate(quarters)], dim=-1)
+
+
 def attention_mask(
     t: int, s: int, window: int | None, documents: Int[Tensor, "b s"] | None, device: torch.device
 ) -> Bool[Tensor, "#b t s"]:

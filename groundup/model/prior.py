@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -67,9 +68,9 @@ class Table:
     """What is known of the context before the token comes."""
     gate: CountsGate
 
-    @property
+    @cached_property
     def counts_nats(self) -> Float32[np.ndarray, " n"]:
-        """Nats of each token under the counts alone. Computed when asked for."""
+        """Nats of each token under the counts alone. Computed when first asked for."""
         return self.gate.nats(self.log_p, self.features)
 
     @property

@@ -59,6 +59,10 @@ class AdamWState:
     def step(self, gradients: list[Tensor], lr: float, weight_decay: float, step: int) -> None:
         """Moves every parameter by ``adamw_``, tables with a sparse gradient by their touched rows alone."""
         whole = list(zip(self.parameters, gradients, self.first.values(), self.second.values(), strict=True))
+        if all(weight.device.type == "cpu" for weight in self.parameters):
+            for weight, gradient, *moments in whole:
+                self._move_on_cpu(weight, gradient, moments, lr, weight_decay, step)
+            return
         dense = [item for item in whole if not item[1].is_sparse]
         if dense:
             weights, dense_gradients, first, second = map(list, zip(*dense, strict=True))
@@ -70,3 +74,18 @@ class AdamWState:
             adamw_(self.config, weights, [gradient.values()], first, second, lr, weight_decay, step)
             for tensor, (touched,) in zip(state, (weights, first, second), strict=True):
                 tensor.index_copy_(0, rows, touched)
+
+    def _move_on_cpu(self, weight: Tensor, gradient: Tensor, moments: list[Tensor], lr: float, weight_decay: float, step: int) -> None:
+        """``adamw_`` in one pass over memory."""
+        from groundup.kernels import native  # only where it runs: a GPU's machine need not have numba
+
+        c, second_root = self.config, math.sqrt(1 - self.config.beta2**step)
+        numbers = (c.beta1, c.beta2, c.eps * second_root, 1 - lr * weight_decay, lr * second_root / (1 - c.beta1**step))
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            rows, values = gradient.indices()[0].numpy(), gradient.values()
+            table, *state = (tensor.detach().numpy() for tensor in (weight, *moments))
+            native.split_rows(native.adamw_rows, *values.shape, rows, table, values.numpy(), *state, *map(native.number, numbers))
+            return
+        flat = [tensor.detach().view(-1).numpy() for tensor in (weight, gradient.contiguous(), *moments)]
+        native.split_rows(native.adamw_numbers, len(flat[0]), 1, *flat, *map(native.number, numbers))

@@ -40,7 +40,7 @@ AXES = ("seconds", "tokens", "flops")
 """What learning curves are drawn against."""
 
 PHASE_COLOURS = {
-    "read": MUTED, "tokenizer": PURPLE, "encode": SKY, "calibrate": YELLOW, "counts": GREEN,
+    "read": MUTED, "tokenizer": PURPLE, "encode": SKY, "calibrate": YELLOW, "rehearse": YELLOW, "counts": GREEN,
     "train": BLUE, "evaluate": VERMILLION, "samples": ORANGE,
 }  # fmt: skip
 _SERIES = {"counts": GREEN, "network": VERMILLION, "model": BLUE}

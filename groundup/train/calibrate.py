@@ -18,7 +18,8 @@ from groundup.model.initialize import initialize
 from groundup.optim import OptimizerConfig, build_optimizer
 from groundup.train.step import StepConfig, TrainBatch, TrainState, train_step
 
-TRIALS = {"cpu": ((64, 2), (192, 4)), "cuda": ((512, 6), (1024, 8))}  # (width, depth): one small, one large
+TRIALS = {"cpu": ((64, 2, 512), (64, 2, 2048), (192, 4, 2048)), "cuda": ((512, 6, 4096), (512, 6, 32_768), (1024, 8, 32_768))}
+"""(width, depth, tokens a step): a small model twice, then a large one."""
 TOKENIZER_BYTES_PER_S = 2.5e6  # training and encoding, in plain Python on two cores (docs/lab.md)
 
 
@@ -34,22 +35,24 @@ def device_name(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def measure_machine(device: torch.device, dtype: torch.dtype, *, tokens: int = 2048, seq_len: int = 256) -> Machine:
-    """Times trial steps of a small and a large model, and solves for the two rates that the planner needs.
+def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 256) -> Machine:
+    """Times trial steps, and solves for the three rates that the planner needs.
 
-    seconds of a token = FLOPs * a + layers * width * b: a is the matrix products' share, b that of everything between them.
+    seconds of a step = c + tokens * (FLOPs of a token * a + layers * width * b): a is the matrix products' share, b that of everything
+    between them, c what even an empty step takes.
     """
-    tokens = tokens if device.type == "cpu" else 32_768
     rows, seconds = [], []
-    for width, depth in TRIALS[device.type]:
+    for width, depth, tokens in TRIALS[device.type]:
         config = architecture(
             "groundup", vocab_size=2048, d_model=width, n_layers=depth, head_dim=32, context_length=seq_len, hash_rows=16_384
         )
-        seconds.append(time_steps(config, device, dtype, batch_size=tokens // seq_len, seq_len=seq_len) / tokens)
-        rows.append([cost(config, seq_len=seq_len).flops_per_token_training, width * depth])
-    per_flop, per_activation = np.linalg.solve(np.array(rows), np.array(seconds))
+        seconds.append(time_steps(config, device, dtype, batch_size=tokens // seq_len, seq_len=seq_len))
+        rows.append([tokens * cost(config, seq_len=seq_len).flops_per_token_training, tokens * width * depth])
+    (few, many), (short, long, _) = (rows[0][1], rows[1][1]), seconds
+    per_step = max(0.0, long - (long - short) * many / (many - few))
+    per_flop, per_activation = np.linalg.solve(np.array(rows[1:]), np.array(seconds[1:]) - per_step)
     if per_flop <= 0 or per_activation < 0:  # noise: put everything on the FLOPs of the larger model
-        per_flop, per_activation = seconds[-1] / rows[-1][0], 0.0
+        per_flop, per_activation = (seconds[-1] - per_step) / rows[-1][0], 0.0
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else total_memory_bytes()
     known = detect(device_name(device)) if device.type == "cuda" else None
     return Machine(
@@ -61,6 +64,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, *, tokens: int = 2
         TOKENIZER_BYTES_PER_S,
         memory,
         known.usd_per_hour if known else None,
+        float(per_step),
     )
 
 
@@ -78,21 +82,12 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / best
 
 
-def time_steps(
-    config: ModelConfig,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    batch_size: int,
-    seq_len: int,
-    micro_batch_size: int | None = None,
-    n: int = 3,
-) -> float:
+def time_steps(config: ModelConfig, device: torch.device, dtype: torch.dtype, *, batch_size: int, seq_len: int, n: int = 3) -> float:
     """Median seconds of a training step of this model on random tokens, after one to warm up."""
     model = initialize(Decoder(config), 0).to(device)
     model.compute_dtype = dtype
     state = TrainState(model, build_optimizer(model.named_parameters(), OptimizerConfig()))
-    settings = StepConfig(n + 1, micro_batch_size or batch_size)
+    settings = StepConfig(n + 1, batch_size)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (batch_size, seq_len + 1), generator=generator).to(device)
     batch = TrainBatch(ids[:, :-1], ids[:, 1:], torch.zeros_like(ids[:, :-1], dtype=torch.int32))

@@ -27,12 +27,14 @@ def test_optimizer_moments_by_hand(matrices, others):
 
 
 def test_saved_tensors_of_a_layer_by_hand():
-    """A pre-norm layer with ReLU^2: two normalized inputs, joined weights, normed q and k, q k v, probabilities, output, two of the MLP."""
-    b, t, d, h, k, e, f = 2, 100, 32, 4, 2, 8, 64
+    """A pre-norm layer with ReLU^2: two normalized inputs, joined weights, the joint product, q k v, probabilities, output, two of the MLP."""
+    b, t, d, h, k, e, f = 2, 200, 32, 4, 2, 8, 64
     layer = Layer(Attention(h, k, e, qk_norm=Norm(weight=False)), Dense(f, "relu2"), Norm(weight=False))
     config = ModelConfig(50, d, 128, (layer,))
-    n, pairs = b * t, 64 * 64 + 36 * 100
-    numbers = 2 * n * (d + 1) + d * (h + 2 * k) * e + n * (h + k) * (e + 1) + n * (h + 2 * k) * e + b * h * pairs + n * h * e + 2 * n * f
+    n, pairs = b * t, 128 * 128 + 72 * 200
+    numbers = (
+        2 * n * (d + 1) + d * (h + 2 * k) * e + n * ((h + 2 * k) * e + h + k) + n * (h + 2 * k) * e + b * h * pairs + n * h * e + 2 * n * f
+    )
     (saved,) = saved_bytes(config, batch_size=b, seq_len=t)
     assert sum(sum(lines.values()) for lines in saved.values()) == 4 * numbers
 

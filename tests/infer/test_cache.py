@@ -11,6 +11,7 @@ from groundup.infer.cache import KVCache
 MODELS = {
     "grouped, qk-norm": {},
     "window": {"layers": (Layer(Attention(2, 2, 8, window=3), Dense(32)), Layer(Attention(2, 1, 16), Dense(32)))},
+    "key offset": {"layers": (Layer(Attention(2, 1, 8, key_offset=True, qk_norm=Norm(weight=False)), Dense(32, "relu2")),) * 2},
     "value embedding": {"layers": (Layer(Attention(2, 2, 8, value_embedding=True), Dense(32, "relu2")),) * 2},
     "post-norm, biases, no positions": {
         "layers": (

@@ -50,6 +50,8 @@ VARIANTS = {
     "GELU": config(layer(activation="gelu", bias=True)),
     "ReLU squared": config(layer(activation="relu2")),
     "value embedding": config(layer(value_embedding=True, n_kv_heads=1)),
+    "key offset": config(layer(key_offset=True, n_kv_heads=1)),
+    "fused on a CPU": config(layer(key_offset=True, value_embedding=True, qk_norm=Norm(weight=False), window=5, n_kv_heads=1)),
     "hashed n-grams": config(hash_embedding=HashEmbedding((2, 3), 50)),
     "hashed n-grams, sparse gradients": config(hash_embedding=HashEmbedding((2,), SPARSE_ROWS)),
     "softcap": config(logit_softcap=5.0, head_bias=True),

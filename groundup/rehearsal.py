@@ -1,0 +1,45 @@
+"""A rehearsal: what a run will do, done for a moment on its own model and text, so that the plan knows what it costs here."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+from groundup.evaluate.writing import write
+from groundup.train.feed import Feed
+from groundup.train.step import StepConfig, TrainState, train_step
+from groundup.workbench import Workbench
+
+STEPS, LEAST_SECONDS = 6, 1.0  # whichever takes longer, after two steps that warm up
+SCORED_TOKENS, WRITTEN_TOKENS = 4_000, 12
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Seconds that were measured."""
+
+    step: float
+    """A training step of one rank, median."""
+    scored_token: float
+    """A token of held-out text scored, its share of context and of the counts included."""
+    written_token: float
+    """A token written."""
+
+
+def rehearse(bench: Workbench, state: TrainState, feed: Feed, config: StepConfig) -> Rehearsal:
+    """Trains, scores and writes a little. The state and the bench's model are changed: begin training with fresh ones."""
+    config = replace(config, n_steps=1 << 30)  # the rehearsal may be longer than the run
+    times: list[float] = []
+    while len(times) < STEPS + 2 or sum(times) < LEAST_SECONDS:
+        started = time.perf_counter()
+        state, _ = train_step(state, feed(state.step), config)
+        times.append(time.perf_counter() - started)
+    bench.evaluate("validation", 500)
+    started = time.perf_counter()
+    score = bench.evaluate("validation", SCORED_TOKENS)
+    scored = (time.perf_counter() - started) / max(1, score.n_tokens)
+    write(bench, "", max_tokens=2)
+    started = time.perf_counter()
+    write(bench, "", max_tokens=WRITTEN_TOKENS)
+    return Rehearsal(statistics.median(times[2:]), scored, (time.perf_counter() - started) / WRITTEN_TOKENS)
