@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +55,11 @@ class Shape(NamedTuple):
 
 
 def our_config() -> ModelConfig:
-    """Our architecture at the common size, without hashed embeddings, which nanoGPT has not."""
-    return architecture("groundup", vocab_size=VOCAB, d_model=WIDTH, n_layers=N_LAYERS, head_dim=HEAD_DIM, context_length=SEQ_LEN)
+    """Our architecture at the common size, with nanoGPT's matrices: its MLP, and no hashed or value embeddings, which it has not."""
+    ours = architecture("groundup", vocab_size=VOCAB, d_model=WIDTH, n_layers=N_LAYERS, head_dim=HEAD_DIM, context_length=SEQ_LEN)
+    layer = ours.layers[0]
+    layer = replace(layer, mixer=replace(layer.mixer, value_embedding=False), mlp=replace(layer.mlp, d_ff=4 * WIDTH))
+    return replace(ours, layers=(layer,) * N_LAYERS)
 
 
 def products(tokens: int) -> list[Shape]:

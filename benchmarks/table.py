@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import small_budget, step_speed
+from benchmarks import ablation, small_budget, step_speed
 from benchmarks.resources import RESULTS, ROOT, load_result
 from groundup.errors import GroundupError, UsageError
 from groundup.files import write_file
@@ -57,7 +57,22 @@ def step_speed_table(result: Mapping[str, Any]) -> str:
     )
 
 
-TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {"small_budget": small_budget_table, "step_speed": step_speed_table}
+def ablation_table(result: Mapping[str, Any]) -> str:
+    """What each ingredient is worth."""
+    s, name = result["settings"], result["corpus"]["name"]
+    seeds = f"{s['seeds']} seed{'s' if s['seeds'] > 1 else ''}"
+    return (
+        f"**What each ingredient of the plain network is worth** ({s['n_layers']} layers, width {s['width']}, "
+        f"{s['tokens'] / 1e6:.2f} M tokens of {name}, bits per byte on the validation split, {seeds})\n\n"
+        f"{markdown(ablation.rows(result['summary']))}\n\n{origin(result)}"
+    )
+
+
+TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "small_budget": small_budget_table,
+    "step_speed": step_speed_table,
+    "ablation": ablation_table,
+}
 
 
 def origin(result: Mapping[str, Any]) -> str:

@@ -32,7 +32,17 @@ from groundup.kernels.memory import keep_freed_memory
 from groundup.model.prior import NgramPrior
 from groundup.optim import OptimizerConfig, Schedule, build_optimizer, describe
 from groundup.parallel.data import World, barrier, broadcast_object, join_world, leave_world
-from groundup.recorder import EVALUATION_SHARE, EVALUATIONS, VALIDATION_TOKENS, Clock, Listener, Recorder, parse_samples, sample_stages
+from groundup.recorder import (
+    EVALUATION_SHARE,
+    EVALUATIONS,
+    LOOK_TOKENS,
+    LOOKS_SHARE,
+    Clock,
+    Listener,
+    Recorder,
+    parse_samples,
+    sample_stages,
+)
 from groundup.rehearsal import rehearse
 from groundup.runfolder import RunFolder, code_version, environment
 from groundup.tokenizer import Tokenizer
@@ -44,7 +54,7 @@ from groundup.train.step import StepConfig, TrainState
 from groundup.workbench import Workbench, compute_dtype, encoded, open_workbench
 
 LEAST_TRAINING = 0.05  # of the budget, whatever the phases before it took
-OTHER_SHARE = 0.02  # of the budget: checkpoints, logs, weights written
+OTHER_SHARE = 0.03  # of the budget: checkpoints, logs, weights written
 
 
 @dataclass(frozen=True)
@@ -212,7 +222,9 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
     if final > EVALUATION_SHARE * plan.seconds:
         final = EVALUATION_SHARE * plan.seconds
         test_tokens = max(1000, int(final / cost.scored_token))
-    looks = EVALUATIONS * min(VALIDATION_TOKENS, held_out["validation"]) * cost.scored_token
+    affordable = int(LOOKS_SHARE * plan.seconds / EVALUATIONS / cost.scored_token)
+    look_tokens = min(held_out["validation"], max(LOOK_TOKENS[0], affordable), LOOK_TOKENS[1])
+    looks = EVALUATIONS * look_tokens * cost.scored_token
     stages, parsed = sample_stages(plan.seconds), parse_samples(plan.seconds)
     written = (stages - 1) * tokens_written(bench, 0) + tokens_written(bench, parsed)
     left = plan.seconds - clock.spent - final - looks - written * cost.written_token - OTHER_SHARE * plan.seconds
@@ -227,6 +239,7 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
         train_seconds=n_steps * cost.step,
         predicted_seconds=plan.seconds - left + n_steps * cost.step,
         schedule=plan.schedule | {"warmup_steps": max(1, n_steps // 50)},
+        look_tokens=look_tokens,
         test_tokens=test_tokens,
     )
     return dataclasses.replace(plan, choices=restate(plan, held_out["train"]))

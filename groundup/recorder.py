@@ -17,6 +17,7 @@ from groundup.account.hardware import peak_process_memory_bytes
 from groundup.evaluate.bits import Score
 from groundup.evaluate.writing import write_samples
 from groundup.files import disk_errors, settle
+from groundup.kernels.memory import release_freed_memory
 from groundup.parallel.data import World, barrier
 from groundup.runfolder import RunFolder
 from groundup.train.checkpoint import model_tensors, save_checkpoint
@@ -24,8 +25,9 @@ from groundup.train.step import StepMetrics, TrainState
 from groundup.workbench import Workbench
 
 EVALUATIONS = 8  # looks at the validation split during training, evenly spread in steps
-LONG_BUDGET_S = 120.0  # a shorter budget writes samples at the end only, and fewer
-VALIDATION_TOKENS = 20_000  # tokens of each look
+LONG_BUDGET_S, VERY_LONG_BUDGET_S = 120.0, 600.0  # a short budget writes samples at the end only, and fewer
+LOOK_TOKENS = (2_000, 20_000)  # fewest and most tokens of a look, between them what LOOKS_SHARE of the budget holds
+LOOKS_SHARE = 0.03
 EVALUATION_SHARE = (
     0.1  # of the budget that the final evaluation may take; where all of the test split needs more, evenly spread windows of it
 )
@@ -33,12 +35,12 @@ EVALUATION_SHARE = (
 
 def sample_stages(seconds: float) -> int:
     """How many of the looks also write samples, the last one among them."""
-    return 4 if seconds >= LONG_BUDGET_S else 1
+    return 1 if seconds < LONG_BUDGET_S else 2 if seconds < VERY_LONG_BUDGET_S else 4
 
 
 def parse_samples(seconds: float) -> int:
     """How many longer samples at the end are parsed as Python."""
-    return 8 if seconds >= LONG_BUDGET_S else 2
+    return 2 if seconds < LONG_BUDGET_S else 4 if seconds < VERY_LONG_BUDGET_S else 8
 
 
 class Listener:
@@ -107,6 +109,7 @@ class Recorder:
         """What the plan says the run will cost, written to the manifest before the first step."""
         plan = self.bench.plan
         tokens = plan["n_steps"] * plan["batch_size"] * plan["seq_len"]
+        release_freed_memory()  # what earlier phases freed is there for training to take
         given = {"process, text and counts": process_memory_bytes() - 4 * self.counted.parameters}
         memory = training_memory(
             self.bench.model.config,
@@ -163,7 +166,7 @@ class Recorder:
         """A quick evaluation on the validation split, and samples at some of them."""
         if not self.world.is_main:
             return
-        self._evaluation(state, "validation", VALIDATION_TOKENS)
+        self._evaluation(state, "validation", self.bench.plan["look_tokens"])
         number = round(state.step / self.bench.plan["n_steps"] * EVALUATIONS)
         stages = EVALUATIONS // sample_stages(self.bench.plan["seconds"])
         if number % stages == 0 and state.step < self.bench.plan["n_steps"]:

@@ -151,6 +151,8 @@ class Plan:
     """Bytes of text that the tokenizer is trained on."""
     seed: int
     """Seed of every random stream."""
+    look_tokens: int
+    """Tokens of the validation split scored at each look during training."""
     test_tokens: int | None
     """Tokens of the test split scored at the end; None is all of them."""
     choices: tuple[Choice, ...]
@@ -219,7 +221,7 @@ def make_plan(
     flops = train_seconds * attainable * world_size
     vocab = say("vocab_size", choose_vocab_size(flops, text_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "assumed")
     seq_len = say(
-        "seq_len", _power(256 * (flops / 1e13) ** 0.2, 64, 4096), "256 (C / 1e13)^0.2: longer pays once the model can use it", "assumed"
+        "seq_len", _power(256 * (flops / 1e13) ** 0.2, 256, 4096), "256 (C / 1e13)^0.2, at least 256: shorter lost", "docs/lab.md"
     )
     unique = text_bytes / bytes_per_token(vocab)
     tokens_per_step = _tokens_per_step(flops)
@@ -238,7 +240,7 @@ def make_plan(
     batch = say(
         "batch_size",
         max(1, round(tokens_per_step / seq_len / world_size)) * world_size,
-        "2048 (C / 5e12)^0.33 tokens a step",
+        "2048 (C / 1.5e13)^0.33 tokens a step",
         "docs/lab.md; the exponent assumed",
     )
     if batch % world_size:
@@ -277,6 +279,7 @@ def make_plan(
         text_bytes=text_bytes,
         tokenizer_bytes=tokenizer_bytes,
         seed=seed,
+        look_tokens=20_000,
         test_tokens=None,
         choices=(),
     )
@@ -363,7 +366,7 @@ def _reserve(seconds: float, text_bytes: int, tokenizer_bytes: int, machine: Mac
 
 
 def _tokens_per_step(flops: float) -> int:
-    return int(2048 * max(0.02, flops / 5e12) ** 0.33)
+    return int(2048 * max(0.02, flops / 1.5e13) ** 0.33)
 
 
 def _micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> int:

@@ -27,7 +27,7 @@ def test_optimizer_moments_by_hand(matrices, others):
 
 
 def test_saved_tensors_of_a_layer_by_hand():
-    """A pre-norm layer with ReLU^2: two normalized inputs, joined weights, the joint product, q k v, probabilities, output, two of the MLP."""
+    """A pre-norm layer with ReLU^2: two normalized inputs, joined weights, the joint product, q k v, probabilities, output, 2 x MLP."""
     b, t, d, h, k, e, f = 2, 200, 32, 4, 2, 8, 64
     layer = Layer(Attention(h, k, e, qk_norm=Norm(weight=False)), Dense(f, "relu2"), Norm(weight=False))
     config = ModelConfig(50, d, 128, (layer,))
