@@ -9,8 +9,8 @@ The rules. Every contestant gets the same text and the same splits, trains in a 
 split in windows of its own length, half a window apart. Ours is the command ``groundup train``, whose budget counts all that comes after
 reading the text: measuring the machine, planning, tokenizer, counts, training, evaluation, samples. The peers' budget counts training,
 with compilation where they compile; their tokenizer (our BPE, of the size that the sweep chose) is given, and their evaluation is free.
-The sweep walks from the settings in ``benchmarks/peers``, one value at a time, for as long as the validation split gains, with the whole
-budget for each trial and a seed of its own; a compiled peer takes the settings of its eager twin unless it was swept itself.
+The sweep walks from the settings in ``benchmarks/peers``, one value at a time, for as long as the validation split gains, with the budget
+that it is given for each trial (a shorter one finds settings for a shorter run: the result file says which) and a seed of its own; a compiled peer takes the settings of its eager twin unless it was swept itself.
 """
 
 from __future__ import annotations
@@ -181,8 +181,8 @@ def sweep(score: Score, start: dict[str, Any], ladders: Mapping[str, Sequence[An
     return best, list(trials.values())
 
 
-def sweep_contestant(name: str, seconds: float, text: Text, say: Callable[[str], None]) -> dict[str, Any]:
-    """Sweeps a peer on the validation split with the whole budget; what was tried and chosen, for the result file."""
+def sweep_contestant(name: str, seconds: float, text: Text, over: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """Sweeps a peer on the validation split, over all its ladders or those named; what was tried and chosen, for the result file."""
     contestant = CONTESTANTS[name]
 
     def score(settings: dict[str, Any]) -> float:
@@ -191,7 +191,11 @@ def sweep_contestant(name: str, seconds: float, text: Text, say: Callable[[str],
         return math.inf if bits is None else bits
 
     assert contestant.peer is not None
-    chosen, trials = sweep(score, settings_of(name, {}), load_peer(contestant.peer).LADDERS)
+    ladders = load_peer(contestant.peer).LADDERS
+    unknown = sorted(set(over) - set(ladders))
+    if unknown:
+        raise UsageError(f"--over: {name} has no ladder {unknown[0]!r}; choose from {', '.join(ladders)}")
+    chosen, trials = sweep(score, settings_of(name, {}), {key: ladders[key] for key in over or ladders})
     for trial in trials:
         if math.isinf(trial["bits_per_byte"]):
             trial["bits_per_byte"] = None
@@ -269,6 +273,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS / "small_budget.json", help="result file; its sweeps are used and kept")
     parser.add_argument("--limit-bytes", type=int, default=12_000_000, help="take no more text than this")
     parser.add_argument("--sweep", action="store_true", help="choose the peers' settings instead of comparing")
+    parser.add_argument("--over", nargs="*", default=[], help="settings to sweep; none: all that the peer has ladders for")
     parser.add_argument("--quick", action="store_true", help="unless said otherwise one seed, 20 s, 300 kB, into a temporary file")
     given = parser.parse_args(arguments)
     if given.quick:
@@ -297,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = {"benchmark": "small_budget", **provenance(), "corpus": text.manifest(), "budget_s": budget.amount, "sweeps": sweeps}
         if given.sweep:
             for name in (n for n in given.contestants if CONTESTANTS[n].peer is not None):
-                sweeps[name] = sweep_contestant(name, budget.amount, text, lambda line: print(line, file=sys.stderr))
+                sweeps[name] = sweep_contestant(name, budget.amount, text, given.over, lambda line: print(line, file=sys.stderr))
                 save_result(given.out, load_result(given.out) | {"benchmark": "small_budget", "sweeps": sweeps})
             print(json.dumps({name: swept["chosen"] for name, swept in sweeps.items()}))
             return
