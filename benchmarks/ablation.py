@@ -22,7 +22,8 @@ from typing import Any
 
 from benchmarks.resources import RESULTS, Text, provenance, run_module, save_result
 from groundup.account.budget import parse_budget
-from groundup.account.plan import Machine, Overrides, make_plan
+from groundup.account.plan import make_plan
+from groundup.account.rules import Machine, Overrides
 from groundup.config import Dense, ModelConfig
 from groundup.errors import GroundupError, UsageError
 

@@ -10,7 +10,8 @@ split in windows of its own length, half a window apart. Ours is the command ``g
 reading the text: measuring the machine, planning, tokenizer, counts, training, evaluation, samples. The peers' budget counts training,
 with compilation where they compile; their tokenizer (our BPE, of the size that the sweep chose) is given, and their evaluation is free.
 The sweep walks from the settings in ``benchmarks/peers``, one value at a time, for as long as the validation split gains, with the budget
-that it is given for each trial (a shorter one finds settings for a shorter run: the result file says which) and a seed of its own; a compiled peer takes the settings of its eager twin unless it was swept itself.
+that it is given for each trial (a shorter one finds settings for a shorter run: the result file says which) and a seed of its own; a
+compiled peer takes the settings of its eager twin unless it was swept itself.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
-from groundup.account.plan import COUNTS_BYTES_PER_S, SMALL_SCALE, TEXT_SHARE, Machine, Overrides, Plan, bytes_per_token, make_plan
+from groundup.account.plan import COUNTS_BYTES_PER_S, TEXT_SHARE, Plan, make_plan
+from groundup.account.rules import SMALL_SCALE, Machine, Overrides, bytes_per_token
 from groundup.data import BatchStream, Document, TokenStore, evaluation_windows, splits, write_shards
 from groundup.data.near import JOINED_FROM
 from groundup.tokenizer import Tokenizer

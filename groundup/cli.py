@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from groundup.account.plan import Overrides
+from groundup.account.rules import Overrides
 from groundup.errors import GroundupError, UsageError
 
 # Threads that wait at a barrier spin for a moment and then sleep: always spinning costs up to ten times when anything else runs, and

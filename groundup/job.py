@@ -20,7 +20,8 @@ import torch
 
 from groundup.account import Budget, parse_budget
 from groundup.account.hardware import reset_peak_process_memory
-from groundup.account.plan import Overrides, Plan, make_plan, restate
+from groundup.account.plan import Plan, make_plan, restate
+from groundup.account.rules import Overrides
 from groundup.config import from_dict, to_dict
 from groundup.data import BatchStream, Corpus, Document, Splits, TokenStore, assign_splits, open_corpus, write_shards
 from groundup.data.corpus import content_hash

@@ -5,7 +5,7 @@ import sys
 import torch
 
 from groundup import cli, job
-from groundup.account.plan import Machine
+from groundup.account.rules import Machine
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from groundup import cli
-from groundup.account.plan import Machine
+from groundup.account.rules import Machine
 
 
 @pytest.fixture(autouse=True)

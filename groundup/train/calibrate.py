@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from groundup.account import cost, detect, total_memory_bytes
-from groundup.account.plan import Machine
+from groundup.account.rules import Machine
 from groundup.account.shapes import architecture
 from groundup.config import ModelConfig
 from groundup.model.decoder import Decoder

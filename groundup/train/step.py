@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial, reduce
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from groundup.model.decoder import Decoder
 from groundup.optim import Optimizer, Schedule, clip_by_global_norm, schedule
 from groundup.parallel.data import ALONE, World, sum_gradients, sum_over_ranks
+from groundup.parallel.threads import n_workers, run_together
 
 
 @dataclass(frozen=True)
@@ -90,29 +93,16 @@ def train_step(
     """Forward, backward and update: the new state depends on the old one, the batch and the config, and on nothing else.
 
     The loss is sum(nats of valid targets) / (valid targets over all ranks), divided before backward, so that any split of the batch into
-    micro-batches, documents or ranks gives the same gradient. The state is consumed: its tensors are updated in place and returned.
+    micro-batches, documents, threads or ranks gives the same gradient. The state is consumed: its tensors are updated in place and
+    returned.
     A step whose loss or gradient is not finite changes no weight; it is counted in ``skipped``.
     """
     model, optimizer = state.model, state.optimizer
     loss_fn = loss_fn or model.loss
-    n_rows = batch.tokens.shape[0]
     valid = sum_over_ranks(torch.tensor(float((batch.targets >= 0).sum())), world)
     inverse = 1.0 / max(1.0, float(valid))
     optimizer.zero_grad()
-    nats = torch.zeros(2, dtype=torch.float64, device=batch.tokens.device)
-    for start in range(0, n_rows, config.micro_batch_size):
-        part = batch.rows(start, min(start + config.micro_batch_size, n_rows))
-        loss, each = loss_fn(
-            part.tokens,
-            part.targets,
-            part.documents,
-            expert_log_p=part.expert_log_p,
-            features=part.features,
-            scale=inverse,
-            network_share=config.network_share,
-        )
-        loss.backward()
-        nats += each.detach().double().sum((1, 2))
+    nats = _backward(batch, config, optimizer, loss_fn, inverse)
     sum_gradients(optimizer.parameters.values(), world)
     nats = sum_over_ranks(nats.cpu(), world)
     norm = float(clip_by_global_norm(optimizer.parameters.values(), config.clip_norm or math.inf))
@@ -124,3 +114,48 @@ def train_step(
     state.skipped = 0 if finite else state.skipped + 1
     state.step += 1
     return state, StepMetrics(mixed, network, norm, scale, batch.tokens.numel() * world.size, finite)
+
+
+def _backward(batch: TrainBatch, config: StepConfig, optimizer: Optimizer, loss_fn: Callable, inverse: float) -> Tensor:
+    """Leaves the gradient of the batch in the parameters; returns the summed nats, [2]. On a CPU threads share the rows."""
+    n_rows, parameters = batch.tokens.shape[0], list(optimizer.parameters.values())
+    n = n_workers(batch.tokens.device, *batch.tokens.shape)
+    if n == 1:
+        return _accumulate(batch, config, loss_fn, inverse, lambda loss: loss.backward())
+    sums: list[list[Tensor | None]] = [[None] * len(parameters) for _ in range(n)]
+
+    def add_to(mine: list[Tensor | None], loss: Tensor) -> None:  # not backward: threads would add to the same tensors in any order
+        for i, gradient in enumerate(torch.autograd.grad(loss, parameters, allow_unused=True)):
+            mine[i] = _plus(mine[i], gradient)
+
+    edges = [n_rows * i // n for i in range(n + 1)]
+    shares = [batch.rows(start, stop) for start, stop in pairwise(edges)]
+    nats = run_together(
+        [partial(_accumulate, rows, config, loss_fn, inverse, partial(add_to, mine)) for rows, mine in zip(shares, sums, strict=True)]
+    )
+    for parameter, gradients in zip(parameters, zip(*sums, strict=True), strict=True):
+        parameter.grad = reduce(_plus, gradients)  # in the order of the rows, so that the same batch gives the same bits
+    return torch.stack(nats).sum(0)
+
+
+def _accumulate(batch: TrainBatch, config: StepConfig, loss_fn: Callable, inverse: float, backward: Callable[[Tensor], None]) -> Tensor:
+    """Forward and backward of micro-batches one after another; returns the summed nats, [2]."""
+    nats = torch.zeros(2, dtype=torch.float64, device=batch.tokens.device)
+    for start in range(0, batch.tokens.shape[0], config.micro_batch_size):
+        part = batch.rows(start, min(start + config.micro_batch_size, batch.tokens.shape[0]))
+        loss, each = loss_fn(
+            part.tokens,
+            part.targets,
+            part.documents,
+            expert_log_p=part.expert_log_p,
+            features=part.features,
+            scale=inverse,
+            network_share=config.network_share,
+        )
+        backward(loss)
+        nats += each.detach().double().sum((1, 2))
+    return nats
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b

@@ -114,3 +114,16 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_no_moment(new_state, ne
     assert all(torch.equal(t, moments[name]) for name, t in state.optimizer.state_dict().items())
     state, metrics = train_step(state, new_batch(2), SETTINGS)
     assert metrics.finite and state.skipped == 0
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("n", [2, 3])
+def test_threads_that_share_the_rows_change_nothing_but_the_order_of_sums(new_state, new_batch, monkeypatch, sparse, n):
+    batch = new_batch(rows=7)
+    alone = gradients(new_state(sparse), batch, 2)
+    monkeypatch.setattr("groundup.train.step.n_workers", lambda *_: n)
+    together, again = (gradients(new_state(sparse), batch, 2) for _ in range(2))
+    assert together[0] == pytest.approx(alone[0], rel=1e-6)
+    for name, gradient in alone[1].items():
+        torch.testing.assert_close(together[1][name], gradient, atol=1e-7, rtol=1e-5)
+        assert torch.equal(together[1][name], again[1][name]), "the same batch gives the same bits"

@@ -1,0 +1,263 @@
+"""The rules of the planner: each size or rate as a formula of the budget, with its source or marked assumed.
+
+C is what the training time would hold at this machine's rate of matrix products, in FLOPs; a run attains about half of it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from groundup.account.budget import format_count
+from groundup.account.cost import cost
+from groundup.account.law import LossLaw
+from groundup.account.shapes import Architecture, architecture
+from groundup.config import ModelConfig
+from groundup.errors import UsageError
+
+SMALL_SCALE = LossLaw("own small-scale fit, docs/lab.md", 0.66, 103.0, 0.50, 84.0, 0.37)
+"""Bits a byte of source code or prose for budgets of seconds to hours on a processor."""
+BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096
+WIDTHS = (64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured of this machine before planning."""
+
+    name: str
+    """Processor or GPU, for people."""
+    device: str
+    """cpu or cuda."""
+    seconds_per_flop: float
+    """Time of a training step that grows with its model FLOPs ..."""
+    seconds_per_activation: float
+    """... and with the numbers that flow between its matrix products, tokens x layers x width: together they fit the trial steps."""
+    matmul_flops: float
+    """Highest rate of a matrix product of the sizes used, FLOP/s: what utilization is measured against."""
+    tokenizer_bytes_per_s: float
+    """Rate of training and applying the tokenizer."""
+    memory_bytes: int
+    """Memory of the device."""
+    usd_per_hour: float | None = None
+    """Rental price, or none."""
+    seconds_per_step: float = 0.0
+    """What a step costs however few its tokens: operations that are started, and the optimizer."""
+
+    def seconds_of_step(self, config: ModelConfig, seq_len: int, tokens: float) -> float:
+        """Predicted seconds of a training step on so many tokens."""
+        flops = cost(config, seq_len=seq_len).flops_per_token_training
+        per_token = flops * self.seconds_per_flop + len(config.layers) * config.d_model * self.seconds_per_activation
+        return self.seconds_per_step + tokens * per_token
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Every value that the plan derives, to be set by hand instead."""
+
+    arch: Architecture = "groundup"
+    """Architecture: groundup learns most in small budgets; qwen3 and llama can be exported."""
+    prior: Literal["auto", "on", "off"] = "auto"
+    """N-gram counts mixed in; auto: the plan decides."""
+    vocab_size: int | None = None
+    """Tokens in the vocabulary."""
+    d_model: int | None = None
+    """Width of the residual stream."""
+    n_layers: int | None = None
+    """Layers."""
+    head_dim: int | None = None
+    """Width of an attention head."""
+    n_kv_heads: int | None = None
+    """Key and value heads."""
+    hash_rows: int | None = None
+    """Rows of the hashed n-gram embedding (0: none)."""
+    seq_len: int | None = None
+    """Training length, in tokens."""
+    batch_size: int | None = None
+    """Sequences a step."""
+    micro_batch_size: int | None = None
+    """Sequences that go through the model at a time."""
+    steps: int | None = None
+    """Training steps (otherwise as many as the budget holds)."""
+    matrix_lr: float | None = None
+    """Peak learning rate of the layers' matrices."""
+    table_lr: float | None = None
+    """Peak learning rate of the token embedding, before scaling with the width."""
+    hash_lr: float | None = None
+    """Peak learning rate of the hashed n-gram embedding."""
+    value_lr: float | None = None
+    """Peak learning rate of the value embeddings, before scaling with the width."""
+    head_lr: float | None = None
+    """Peak learning rate of the head, before scaling with the width."""
+    matrices: Literal["muon", "soap", "adamw", "sgd"] | None = None
+    """Optimizer of the layers' matrices."""
+    schedule: Literal["constant", "cosine", "wsd"] | None = None
+    """Learning-rate schedule."""
+    weight_decay: float | None = None
+    """Decoupled decay of the layers' matrices."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One line of the printed plan."""
+
+    name: str
+    """What was chosen."""
+    value: str
+    """The value, for people."""
+    why: str
+    """The formula or measurement it follows from."""
+    source: str
+    """Who found that: a paper, our own experiment, or the user."""
+
+
+class Sayer:
+    """Takes each derived value or its override, and writes the line that explains it."""
+
+    def __init__(self, overrides: Overrides):
+        self.overrides: Overrides = overrides
+        self.choices: list[Choice] = []
+
+    def __call__(self, name: str, derived: Any, why: str, source: str) -> Any:
+        """The value that stands; ``name`` is a field of Overrides or of what is said only."""
+        given = getattr(self.overrides, name, None)
+        value = derived if given is None else given
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+        self.add(name, shown, *((why, source) if given is None else ("set by hand", "you")))
+        return value
+
+    def add(self, name: str, value: str, why: str, source: str) -> None:
+        """A line of the plan as it is."""
+        self.choices.append(Choice(name, value, why, source))
+
+
+def bytes_per_token(vocab_size: int) -> float:
+    """Predicted bytes a token of byte-level BPE: 2.1 at 512 and 0.49 more for each doubling, read off code and novels."""
+    return max(1.0, BYTES_PER_TOKEN_512 + BYTES_PER_DOUBLING * math.log2(vocab_size / 512))
+
+
+def choose_vocab_size(flops: float, n_bytes: int) -> int:
+    """A power of two near 2048 (C / 1e13)^0.15, between 512 and 65,536, with at least 1,000 bytes of text for each token.
+
+    A larger vocabulary reads more text per FLOP but splits the evidence (Tao et al. 2024 find an exponent below one against parameters;
+    ours is an assumption, not fitted yet).
+    """
+    by_compute = 2048 * (flops / 1e13) ** 0.15
+    by_text = max(512.0, n_bytes / 1000)
+    return int(2 ** round(math.log2(min(max(512.0, min(by_compute, by_text)), 65_536))))
+
+
+def choose_seq_len(flops: float) -> int:
+    """A power of two near 256 (C / 1e13)^0.2, from 256 to 4,096."""
+    return power_of_two(256 * (flops / 1e13) ** 0.2, 256, 4096)
+
+
+def choose_tokens_per_step(flops: float) -> int:
+    """2048 (C / 1.5e13)^0.33, at least 560."""
+    return int(2048 * max(0.02, flops / 1.5e13) ** 0.33)
+
+
+def choose_head_dim(width: int) -> int:
+    """Two heads up to width 128, then heads of 64, from width 1024 on of 128."""
+    return width // 2 if width <= 128 else 64 if width < 1024 else 128
+
+
+def choose_depth(width: int) -> int:
+    """Layers for a width: one for each 48, at least 2; from width 384 on one for each 64, at least 6."""
+    return max(2, round(width / 48)) if width < 384 else max(6, round(width / 64))
+
+
+def choose_micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> int:
+    """Sequences whose activations fit the cache of a processor or half of the memory of a GPU."""
+    if machine.device == "cpu":
+        return max(1, 4096 // seq_len)
+    widest = 40 * config.d_model * len(config.layers) * seq_len  # bytes of bf16 activations kept by one sequence, about
+    return power_of_two(max(1, 0.5 * machine.memory_bytes / widest), 1, 256)
+
+
+def power_of_two(x: float, low: int, high: int) -> int:
+    """The power of two nearest to x in logarithm, within bounds."""
+    return int(min(high, max(low, 2 ** round(math.log2(x)))))
+
+
+def schedule_fields(n_steps: int, say: Sayer) -> dict[str, Any]:
+    """Fields of Schedule."""
+    kind = say("schedule", "wsd", "constant, then linear to zero: the last half of the run decays", "Hägele et al. 2024")
+    warmup = max(1, n_steps // 50)
+    return {"kind": kind, "warmup_steps": warmup, "decay_fraction": 0.5 if kind == "wsd" else 0.2}
+
+
+def optimizer_fields(d_model: int, say: Sayer) -> dict[str, Any]:
+    """Fields of OptimizerConfig. Muon's rate does not move with the width; Adam's goes with d_model^-0.5 (nanochat's rule)."""
+    scale = (d_model / 768) ** -0.5
+    matrix = say("matrix_lr", 0.01, "Muon's update has spectral norm one whatever the width", "Jordan et al. 2024; docs/lab.md")
+    table = say("table_lr", 0.03, "times (d_model / 768)^-0.5", "docs/lab.md")
+    hashed = say("hash_lr", 0.1, "a row is seen rarely, so it must learn at once", "docs/lab.md")
+    value = say("value_lr", 0.03, "times (d_model / 768)^-0.5", "docs/lab.md")
+    head = say("head_lr", 0.004, "times (d_model / 768)^-0.5", "docs/lab.md")
+    matrices = say("matrices", "muon", "orthogonalized momentum reaches a loss in fewer tokens than AdamW", "Jordan et al. 2024")
+    decay = say("weight_decay", 0.0, "less than one epoch to a few: nothing to regularize", "assumed")
+    say.add("betas", "0.8, 0.98", "of AdamW: short runs forget the first moment sooner", "docs/lab.md")
+    return {
+        "matrices": matrices,
+        "weight_decay": decay,
+        "adamw": {"beta1": 0.8, "beta2": 0.98},
+        "matrix_lr": matrix,
+        "embedding_lr": table * scale,
+        "hash_embedding_lr": hashed,
+        "value_embedding_lr": value * scale,
+        "head_lr": head * scale,
+        "gate_lr": 0.01,
+        "vector_lr": 0.01 * scale,
+    }
+
+
+def best_shape(
+    say: Sayer, machine: Machine, vocab: int, seq_len: int, tokens_per_step: int, seconds: float, unique: float, prior: bool, law: LossLaw
+) -> ModelConfig:
+    """The candidate with the lowest predicted loss within the seconds.
+
+    Every width is costed exactly, timed by the machine's rates, and scored by the law at as many tokens as the seconds hold.
+    """
+    best: tuple[float, ModelConfig, float, float] | None = None
+    for config in _candidates(say.overrides, vocab, seq_len, prior, machine.device):
+        counted = cost(config, seq_len=seq_len)
+        if 16 * counted.parameters > 0.8 * machine.memory_bytes:
+            continue
+        n = counted.parameters_non_embedding + vocab * config.d_model
+        tokens = seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step
+        loss = law.loss(n, tokens, unique)
+        if best is None or loss < best[0]:
+            best = (loss, config, n, tokens)
+    if best is None:
+        raise UsageError("no model fits this machine's memory: set --d-model and --n-layers smaller, or --vocab-size")
+    _, config, n, tokens = best
+    why = f"lowest predicted loss of all shapes: N {format_count(n)}, D {format_count(tokens)}"
+    say("d_model", config.d_model, why, law.name)
+    say("n_layers", len(config.layers), why, law.name)
+    say(
+        "head_dim",
+        config.layers[0].mixer.head_dim,
+        "two heads up to width 128, then 64, from 1024 on 128",
+        "docs/lab.md; larger ones assumed",
+    )
+    if config.hash_embedding:
+        say("hash_rows", config.hash_embedding.n_rows, "memory, but no matrix product; 131,072 gave nothing more", "docs/lab.md")
+    return config
+
+
+def _candidates(o: Overrides, vocab: int, seq_len: int, prior: bool, device: str) -> list[ModelConfig]:
+    if o.arch != "groundup" and o.hash_rows:
+        raise UsageError(f"--hash-rows and --arch {o.arch} contradict each other: hashed n-grams cannot be exported; leave one of them out")
+    rows = 0 if o.arch != "groundup" else o.hash_rows if o.hash_rows is not None else 65_536 if device == "cpu" else 1 << 20
+    out = []
+    for width in [o.d_model] if o.d_model else WIDTHS:
+        head_dim = o.head_dim or choose_head_dim(width)
+        if width % head_dim:
+            if o.d_model or o.head_dim:
+                raise UsageError(f"--d-model {width} is not a multiple of --head-dim {head_dim}: set one of them so that it divides")
+            continue
+        sizes = {"d_model": width, "n_layers": o.n_layers or choose_depth(width), "head_dim": head_dim, "n_kv_heads": o.n_kv_heads}
+        out.append(architecture(o.arch, vocab_size=vocab, context_length=seq_len, hash_rows=rows, prior=prior, **sizes))
+    return out
