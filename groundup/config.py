@@ -138,6 +138,9 @@ def check(config: ModelConfig) -> ModelConfig:
     """Returns the config unchanged, or raises UsageError naming the field that makes no sense."""
     if config.vocab_size < 2 or config.d_model < 1 or config.context_length < 1:
         raise UsageError("vocab_size must be at least 2, d_model and context_length at least 1")
+    norms = [config.final_norm, config.embedding_norm] + [n for layer in config.layers for n in (layer.norm, layer.mixer.qk_norm)]
+    if any(norm is not None and norm.kind == "rms" and norm.bias for norm in norms):
+        raise UsageError("a norm of kind rms has no bias: leave bias out, or choose kind layer")
     for i, layer in enumerate(config.layers):
         a = layer.mixer
         if min(a.n_heads, a.n_kv_heads, a.head_dim, layer.mlp.d_ff) < 1:

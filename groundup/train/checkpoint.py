@@ -19,7 +19,7 @@ from groundup.errors import GroundupError, UsageError
 from groundup.files import disk_errors
 from groundup.train.step import TrainState
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2  # the newest, and the one before it in case the newest does not verify
 
 
@@ -42,7 +42,7 @@ def save_checkpoint(run: Path, state: TrainState, extra: dict[str, Any]) -> Path
             "files": {name: _digest(partial / name) for name in ("model.safetensors", "optimizer.safetensors")},
             **extra,
         }
-        (partial / "state.json").write_text(json.dumps(body))
+        (partial / "state.json").write_text(json.dumps(body | {"digest": _body_digest(body)}))
         for file in partial.iterdir():
             _sync(file)
         shutil.rmtree(target, ignore_errors=True)
@@ -72,13 +72,17 @@ def load_checkpoint(run: Path, state: TrainState) -> dict[str, Any] | None:
     for folder in reversed(checkpoints(run)):
         try:
             body = json.loads((folder / "state.json").read_text())
-        except (OSError, ValueError):
+            digest = body.pop("digest", None)
+        except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but no object
             broken.append(folder / "state.json")
             continue
         if body.get("format") != FORMAT:
             raise UsageError(
                 f"{folder}: written by another version (format {body.get('format')}, this one reads {FORMAT}); resume it there"
             )
+        if digest != _body_digest(body):
+            broken.append(folder / "state.json")
+            continue
         bad = [folder / name for name, digest in body["files"].items() if not _verifies(folder / name, digest)]
         if bad:
             broken += bad
@@ -100,6 +104,10 @@ def _verifies(path: Path, digest: str) -> bool:
 def _digest(path: Path) -> str:
     with path.open("rb") as f:
         return hashlib.file_digest(f, "blake2b").hexdigest()[:32]
+
+
+def _body_digest(body: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _sync(path: Path) -> None:

@@ -37,7 +37,7 @@ def test_forward_flops_of_gpt2_without_biases_match_the_published_count_with_ful
 
 def test_each_component_by_hand():
     d, h, k, e, f, v, t, rows = 8, 4, 2, 6, 10, 11, 5, 7
-    attention = Attention(h, k, e, qk_norm=Norm(bias=True), bias=True, output_bias=True, value_embedding=True)
+    attention = Attention(h, k, e, qk_norm=Norm("layer", bias=True), bias=True, output_bias=True, value_embedding=True)
     layer = Layer(attention, Dense(f, bias=True), Norm("layer", bias=True), "sandwich")
     config = ModelConfig(v, d, 64, (layer,), embedding_norm=Norm(weight=False), head_bias=True, hash_embedding=HashEmbedding(n_rows=rows))
     pairs = t * (t + 1) // 2

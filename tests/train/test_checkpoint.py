@@ -80,6 +80,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, new_state, name, 
     assert load_checkpoint(run, new_state())["step"] == 1
 
 
+def test_a_number_that_changed_in_the_state_is_noticed(run, new_state):
+    file = checkpoints(run)[-1] / "state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"skipped": 3}))
+    assert load_checkpoint(run, new_state())["step"] == 1
+
+
 def test_when_all_are_damaged_a_file_is_named(run, new_state):
     for folder in checkpoints(run):
         (folder / "model.safetensors").write_bytes(b"")

@@ -1,0 +1,109 @@
+"""The planner: what it derives follows the budget, what is set by hand stands, and what cannot be is refused."""
+
+import pytest
+
+from groundup.account import parse_budget
+from groundup.account.cost import cost
+from groundup.account.law import LossLaw
+from groundup.account.plan import make_plan
+from groundup.account.rules import SMALL_SCALE, Machine, Overrides, choose_seq_len, choose_tokens_per_step, choose_vocab_size
+from groundup.errors import UsageError
+
+MACHINE = Machine("a machine", "cpu", 8e-12, 1e-7, 130e9, 2.5e6, 16 << 30, usd_per_hour=2.0, seconds_per_step=0.01)
+MB = 1_000_000
+
+
+def plan(budget: str, n_bytes: int = 11 * MB, machine: Machine = MACHINE, world_size: int = 1, **overrides):
+    return make_plan(parse_budget(budget), machine, n_bytes, overrides=Overrides(**overrides), world_size=world_size)
+
+
+def test_a_larger_budget_buys_more_of_everything():
+    plans = [plan(budget) for budget in ("30s", "3m", "20m", "3h")]
+    for name in ("tokens", "flops", "text_bytes", "seq_len"):
+        values = [getattr(p, name) for p in plans]
+        assert values == sorted(values) and values[0] < values[-1], name
+    assert plans[0].model.d_model < plans[-1].model.d_model
+
+
+def test_the_shape_is_the_laws_best_of_all_widths():
+    chosen = plan("3m")
+    unique = chosen.text_bytes / 3
+
+    def loss(p) -> float:
+        n = cost(p.model, seq_len=p.seq_len).parameters_non_embedding + p.model.vocab_size * p.model.d_model
+        return SMALL_SCALE.loss(n, p.tokens, unique)
+
+    others = [plan("3m", d_model=width) for width in (64, 96, 128, 192, 256)]
+    assert loss(chosen) <= min(loss(p) for p in others) + 1e-3
+    assert {p.model.d_model for p in others} == {64, 96, 128, 192, 256}
+
+
+def test_another_law_makes_another_choice():
+    thrifty = LossLaw("parameters are all that counts", 0.0, 1e6, 1.0, 1e-9, 0.1)
+    greedy = make_plan(parse_budget("3m"), MACHINE, 11 * MB, law=thrifty)
+    assert greedy.model.d_model > plan("3m").model.d_model
+
+
+def test_time_is_what_the_machine_says():
+    p = plan("3m")
+    assert p.step_seconds == pytest.approx(MACHINE.seconds_of_step(p.model, p.seq_len, p.batch_size * p.seq_len))
+    assert p.predicted_seconds <= 180 and p.n_steps == int(p.train_seconds / p.step_seconds)
+
+
+def test_money_and_flops_are_time_on_this_machine():
+    assert plan("1usd").seconds == pytest.approx(1800)
+    assert plan("1e13flop").seconds == pytest.approx(80)
+
+
+def test_what_is_set_by_hand_stands_and_says_so():
+    p = plan("3m", d_model=128, n_layers=3, vocab_size=1000, seq_len=100, batch_size=6, steps=7, matrix_lr=0.5, schedule="cosine")
+    assert (p.model.d_model, len(p.model.layers), p.model.vocab_size, p.seq_len, p.batch_size, p.n_steps) == (128, 3, 1000, 100, 6, 7)
+    assert p.optimizer["matrix_lr"] == 0.5 and p.schedule["kind"] == "cosine"
+    sources = {choice.name: choice.source for choice in p.choices}
+    by_hand = ("d_model", "n_layers", "vocab_size", "seq_len", "batch_size", "steps", "matrix_lr", "schedule")
+    assert {name: sources[name] for name in by_hand} == dict.fromkeys(by_hand, "you")
+    assert sources["hash_lr"] != "you"
+
+
+def test_too_much_text_is_cut_and_too_little_is_repeated():
+    assert plan("30s", 500 * MB).text_bytes < 40 * MB
+    small = plan("20m", MB)
+    assert small.text_bytes == MB and small.tokens > 2 * MB / 4
+    assert choose_vocab_size(1e15, MB) <= 1024 < choose_vocab_size(1e15, 1000 * MB)
+
+
+def test_counts_only_where_they_fit_and_can_stay():
+    assert plan("3m").model.prior is not None
+    assert plan("3m", prior="off").model.prior is None
+    assert plan("3m", arch="qwen3").model.prior is None
+    assert plan("3h", 400 * MB).model.prior is None, "their tables are larger than the memory"
+
+
+def test_several_processes_share_the_batch():
+    p = plan("3m", world_size=4)
+    assert p.batch_size % 4 == 0 and p.micro_batch_size <= p.batch_size // 4
+    assert p.tokens > plan("3m").tokens
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"budget": "1s"}, "give more than"),
+        ({"budget": "3m", "d_model": 100, "head_dim": 32}, "not a multiple of --head-dim"),
+        ({"budget": "3m", "arch": "llama", "prior": "on"}, "contradict"),
+        ({"budget": "3m", "arch": "llama", "hash_rows": 9}, "contradict"),
+        ({"budget": "3m", "batch_size": 3, "world_size": 2}, "multiple of the 2 processes"),
+        ({"budget": "3m", "d_model": 768, "n_layers": 40, "seq_len": 2048, "batch_size": 4096}, "a step takes"),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, what):
+    with pytest.raises(UsageError, match=what):
+        plan(**arguments)
+
+
+def test_rules_grow_with_the_budget_between_their_bounds():
+    budgets = [10.0**e for e in range(9, 22)]
+    for rule in (choose_seq_len, choose_tokens_per_step, lambda c: choose_vocab_size(c, 10**12)):
+        values = [rule(c) for c in budgets]
+        assert values == sorted(values) and values[0] >= 256
+    assert choose_seq_len(1e21) == 4096 and choose_vocab_size(1e30, 10**12) == 65_536
