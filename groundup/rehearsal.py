@@ -6,7 +6,7 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 
-from groundup.evaluate.writing import write
+from groundup.evaluate.writing import prompts, write
 from groundup.train.feed import Feed
 from groundup.train.step import StepConfig, TrainState, train_step
 from groundup.workbench import Workbench
@@ -40,7 +40,9 @@ def rehearse(bench: Workbench, state: TrainState, feed: Feed, config: StepConfig
     started = time.perf_counter()
     score = bench.evaluate("validation", SCORED_TOKENS)
     scored = (time.perf_counter() - started) / max(1, score.n_tokens)
-    write(bench, "", max_tokens=2)
+    beginnings = prompts(bench)
+    write(bench, beginnings, max_tokens=2)
     started = time.perf_counter()
-    write(bench, "", max_tokens=WRITTEN_TOKENS)
-    return Rehearsal(SLOWER * statistics.fmean(times[2:]), scored, (time.perf_counter() - started) / WRITTEN_TOKENS)
+    write(bench, beginnings, max_tokens=WRITTEN_TOKENS)
+    written = (time.perf_counter() - started) / (WRITTEN_TOKENS * len(beginnings))
+    return Rehearsal(SLOWER * statistics.fmean(times[2:]), scored, written)

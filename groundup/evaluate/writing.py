@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import warnings
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from groundup.data import TokenStore
-from groundup.infer.generate import CountsPrior, generate
+from groundup.infer.generate import CountsPrior, generate_batch
 from groundup.model.decoder import Decoder
 from groundup.tokenizer import Tokenizer
 
@@ -63,20 +64,22 @@ def prompts(bench: Bench) -> list[str]:
     return [" ".join(words.split(" ")[:6]), ""]
 
 
-def write(bench: Bench, prompt: str, *, max_tokens: int = SAMPLE_TOKENS, seed: int = 0, temperature: float = 0.8) -> str:
-    """The prompt's continuation."""
-    ids = [bench.tokenizer.end_of_text, *bench.tokenizer.encode_ordinary(prompt).tolist()]
-    tokens = generate(
+def write(
+    bench: Bench, beginnings: Sequence[str], *, max_tokens: int = SAMPLE_TOKENS, seed: int = 0, temperature: float = 0.8
+) -> list[str]:
+    """A continuation of each beginning, written side by side."""
+    end = bench.tokenizer.end_of_text
+    texts = generate_batch(
         bench.model,
-        ids,
+        [[end, *bench.tokenizer.encode_ordinary(beginning).tolist()] for beginning in beginnings],
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,
-        stop_ids=(bench.tokenizer.end_of_text,),
+        stop_ids=(end,),
         prior=bench.prior,
         vocab_size=bench.tokenizer.vocab_size,
     )
-    return bench.tokenizer.decode(list(tokens))
+    return [bench.tokenizer.decode(text) for text in texts]
 
 
 def tokens_written(bench: Bench, n_parse: int) -> int:
@@ -87,11 +90,9 @@ def tokens_written(bench: Bench, n_parse: int) -> int:
 
 def write_samples(log: SampleLog, bench: Bench, step: int, seconds: float, *, n_parse: int) -> None:
     """Logs a continuation of each prompt, and for code the share that parses over ``n_parse`` longer ones (0: none)."""
-    code = looks_like_code(bench.stores["train"])
-    for prompt in prompts(bench):
-        text = write(bench, prompt)
+    code, beginnings = looks_like_code(bench.stores["train"]), prompts(bench)
+    for prompt, text in zip(beginnings, write(bench, beginnings), strict=True):
         log.sample(step=step, seconds=seconds, prompt=prompt, text=text, parses=parsed_share(prompt + text) == 1.0 if code else None)
     if code and n_parse:
-        texts = [write(bench, "", max_tokens=2 * SAMPLE_TOKENS, seed=100 + i) for i in range(n_parse)]
-        shares = [parsed_share(text) for text in texts]
+        shares = [parsed_share(text) for text in write(bench, [""] * n_parse, max_tokens=2 * SAMPLE_TOKENS, seed=100)]
         log.sample(step=step, seconds=seconds, parse_rate=sum(shares) / n_parse, n=n_parse)
