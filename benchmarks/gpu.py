@@ -224,11 +224,12 @@ def fits(call: Callable[[], object]) -> bool:
 
 
 def model_config(setting: Setting, name: str) -> ModelConfig:
-    """GPT-2 small's size in one of our architectures; the head is the embedding's transpose, as there."""
+    """GPT-2 small's size in one of our architectures; the head is the embedding's transpose, as there, and values have no tables."""
     if setting.quick:
         return architecture(name, vocab_size=256, d_model=32, n_layers=2, head_dim=16, context_length=64)
     full = architecture(name, vocab_size=50_304, d_model=768, n_layers=12, head_dim=64, context_length=1024)
-    return replace(full, tied=True)
+    layers = tuple(replace(layer, mixer=replace(layer.mixer, value_embedding=False)) for layer in full.layers)
+    return replace(full, tied=True, layers=layers)
 
 
 @dataclass

@@ -18,7 +18,7 @@ def chunk_rows(vocab_size: int, device_type: str) -> int:
 
 def _exponentials(logits: Float[Tensor, "n v"]) -> tuple[Float[Tensor, "n v"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
     """exp(logits - peak) in place of the logits, each row's peak, and each row's sum of exponentials."""
-    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+    if logits.device.type == "cpu" and logits.dtype == torch.float32 and not torch.compiler.is_compiling():
         from groundup.kernels import fused  # only where it runs: a GPU's machine need not have numba
 
         return logits, *fused.exp_rows(logits)

@@ -63,7 +63,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Float[Tensor, "*n d"], eps: float = 1e-6) -> Float[Tensor, "*n d"]:
     """x / sqrt(mean(x^2) + eps) for fp32 and fp64, keeping the output and one number a row."""
-    if x.device.type == "cpu" and x.dtype == torch.float32:
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
         from groundup.kernels import fused  # only where it runs: a GPU's machine need not have numba
 
         return fused.rms_norm(x, eps)

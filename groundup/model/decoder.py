@@ -103,7 +103,7 @@ class AttentionLayer(nn.Module):
     def forward(self, x, tokens, rotary, documents, backend: str, cache: Cache | None, index: int) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         c = self.config
-        if cache is None and backend == "blocked" and x.dtype == torch.float32 and self.fusible:
+        if cache is None and backend == "blocked" and x.dtype == torch.float32 and self.fusible and not torch.compiler.is_compiling():
             attended = self.fused(x, tokens, rotary, documents)
         else:
             q, k, v = self.project(x, tokens, rotary)
