@@ -33,8 +33,10 @@ def small_budget_table(result: Mapping[str, Any]) -> str:
     """Bits per byte after a budget, with what it was measured on."""
     corpus, summary = result["corpus"], result["summary"]
     seeds = max(row["seeds"] for row in summary.values())
-    swept = [name for name in summary if small_budget.CONTESTANTS[name].peer and _swept(name, result["sweeps"])]
-    tuned = f"; settings of {', '.join(swept)} swept on the validation split" if swept else ""
+    swept = {name: own for name in summary if (own := _sweep(name, result["sweeps"]))}
+    seconds = sorted({own.get("seconds", result["budget_s"]) for own in swept.values()})
+    trials = f"in trials of {', '.join(f'{s:g}' for s in seconds)} seconds"
+    tuned = f"; settings of {', '.join(swept)} swept on the validation split {trials}" if swept else ""
     return (
         f"**Bits per byte after {result['budget_s']:g} seconds on {corpus['name']}** ({corpus['n_bytes'] / 1e6:.1f} MB of text, "
         f"{corpus['splits']['bytes']['test']:,} held-out bytes, every one scored; "
@@ -43,8 +45,9 @@ def small_budget_table(result: Mapping[str, Any]) -> str:
     )
 
 
-def _swept(name: str, sweeps: Mapping[str, Any]) -> bool:
-    return name in sweeps or small_budget.CONTESTANTS[name].swept_as in sweeps
+def _sweep(name: str, sweeps: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The sweep that a contestant's settings come from, if any."""
+    return sweeps.get(name) or sweeps.get(small_budget.CONTESTANTS[name].swept_as or name)
 
 
 def step_speed_table(result: Mapping[str, Any]) -> str:
