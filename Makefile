@@ -10,8 +10,6 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Threads that wait sleep instead of spinning: the machine may be doing other things.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help run test
 help:
@@ -20,6 +18,8 @@ help:
 run: .venv/installed
 	$(BIN)/groundup train
 
+# Tests: threads that wait sleep instead of spinning, for the machine may be doing other things.
+test: export OMP_WAIT_POLICY ?= PASSIVE
 test: .venv/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
