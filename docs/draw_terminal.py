@@ -70,7 +70,8 @@ def main() -> None:
     console.print(Text(f"$ {' '.join(command)}", style="bold"))
     for line in screen(captured(command)):
         console.print(Text.from_ansi(line), soft_wrap=True)
-    target.write_text(console.export_svg(title="groundup"))
+    svg = console.export_svg(title="groundup")
+    target.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # fonts from the network: the reader's own will do
 
 
 if __name__ == "__main__":
