@@ -34,13 +34,18 @@ def _system_error(e: SafetensorError) -> int | None:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Writes a text file whole: temporary name, flush, rename."""
+    """Writes a text file whole."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file whole: temporary name, flush, rename."""
     partial = path.with_name(path.name + ".partial")
     with disk_errors(path):
-        with partial.open("w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
 
 

@@ -229,7 +229,7 @@ def _choose_prior(n_bytes: int, machine: Machine, say: Sayer) -> bool:
     if o.prior != "auto":
         say.add("prior", o.prior, "set by hand", "you")
         return o.prior == "on"
-    why = "beside a network of three minutes they gained 0.26 bits a byte" if fits else "the tables of so much text do not fit the memory"
+    why = "beside a network of three minutes they gained 0.29 bits a byte" if fits else "the tables of so much text do not fit the memory"
     say.add("prior", "on" if fits else "off", why, "docs/lab.md")
     return fits
 

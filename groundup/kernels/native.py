@@ -62,18 +62,23 @@ def _peak(row):
     return peak
 
 
+@njit(inline="always")
+def _exponentials(row):
+    """exp(row - peak) in place; the peak and the sum."""
+    peak = _peak(row)
+    total = _ZERO
+    for j in range(row.shape[0]):
+        e = _exp(row[j] - peak)
+        row[j] = e
+        total += e
+    return peak, total
+
+
 @njit(cache=True, nogil=True, fastmath=_REORDER)
 def exp_rows(start, stop, logits, peaks, totals):
     """Rows of logits become exp(logits - peak) in place; peaks, totals [N] get each row's peak and sum, NaN for one that is not finite."""
     for i in range(start, stop):
-        row = logits[i]
-        peak = _peak(row)
-        total = _ZERO
-        for j in range(row.shape[0]):
-            e = _exp(row[j] - peak)
-            row[j] = e
-            total += e
-        peaks[i], totals[i] = peak, total
+        peaks[i], totals[i] = _exponentials(logits[i])
 
 
 @njit(cache=True, nogil=True, fastmath=_REORDER)
@@ -129,13 +134,7 @@ def softmax_rows(start, stop, scores, begins, window, t, offset, low):
         scores[i, :begin] = _ZERO
         scores[i, end:] = _ZERO
         seen = scores[i, begin:end]
-        peak = _peak(seen)
-        total = _ZERO
-        for j in range(seen.shape[0]):
-            e = _exp(seen[j] - peak)
-            seen[j] = e
-            total += e
-        scale = _ONE / total
+        scale = _ONE / _exponentials(seen)[1]
         for j in range(seen.shape[0]):
             seen[j] *= scale
 

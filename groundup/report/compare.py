@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from groundup.errors import UsageError
+from groundup.files import write_bytes
 from groundup.report.figure import CYCLE, PAPER, draw, label_ends, log_ticks
-from groundup.report.page import write_bytes
 from groundup.report.run import column, dig, is_run, number, read_run
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import html
 import itertools
 import json
-import os
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from groundup.files import disk_errors
+from groundup.files import disk_errors, write_bytes
 from groundup.report import text
 from groundup.report.figure import PALETTE, Plot
 from groundup.report.plots import draw_plots
@@ -56,17 +55,6 @@ def write_report(path: Path) -> Path:
     target = run.path / "report.html"
     write_bytes(target, page(run, plots).encode("utf-8", "replace"))
     return target
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file whole: temporary name, flush, rename."""
-    partial = path.with_name(path.name + ".partial")
-    with disk_errors(path):
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
 
 
 def page(run: Run, plots: Sequence[Plot]) -> str:
