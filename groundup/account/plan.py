@@ -30,7 +30,7 @@ from groundup.account.rules import (
 from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
 
-COUNTS_BYTES_PER_S = 0.9e6  # counting n-grams, leaving documents out and fitting the gate, two cores
+COUNTS_BYTES_PER_S = 1.4e6  # counting n-grams, leaving documents out and fitting the gate, two cores
 TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
 
 

@@ -20,6 +20,8 @@ _LOG2_E = np.float32(1 / math.log(2))
 _LN_2 = np.float32(math.log(2))
 _LEAST = np.float32(-87.0)  # e^-87 is the smallest power that is a normal number
 _C1, _C2, _C3, _C4, _C5, _C6 = (np.float32(1 / math.factorial(k)) for k in range(1, 7))
+_A1, _A3, _A5, _A7, _A9 = (np.float32(2 / k) for k in (1, 3, 5, 7, 9))
+_ROOT_HALF = np.float32(math.sqrt(0.5)).view(np.int32)
 _ONE, _HALF, _ZERO = np.float32(1), np.float32(0.5), np.float32(0)
 number = np.float32  # what scalars must come as: a Python float would widen every sum to float64
 ROWS_WORK = 1 << 20  # numbers that are worth waking another thread for
@@ -51,6 +53,17 @@ def _exp(x):
     r = x - np.float32(n) * _LN_2
     p = _ONE + r * (_C1 + r * (_C2 + r * (_C3 + r * (_C4 + r * (_C5 + r * _C6)))))
     return p * np.int32((n + 127) << 23).view(np.float32)
+
+
+@njit(inline="always")
+def natural_log(x):
+    """ln x for positive normal x, to 3e-7: the exponent times ln 2, and 2 atanh((m - 1) / (m + 1)) of a mantissa m around 1."""
+    bits = np.float32(x).view(np.int32)
+    exponent = (bits - _ROOT_HALF) >> 23
+    m = np.int32(bits - (exponent << 23)).view(np.float32)  # in [sqrt(1/2), sqrt(2))
+    s = (m - _ONE) / (m + _ONE)
+    z = s * s
+    return np.float32(exponent) * _LN_2 + s * (_A1 + z * (_A3 + z * (_A5 + z * (_A7 + z * _A9))))
 
 
 @njit(fastmath=True)
@@ -140,27 +153,27 @@ def softmax_rows(start, stop, scores, begins, window, t, offset, low):
 
 
 @njit(inline="always")
-def _turn_head(x, r, cos, sin, out):
-    """out = rotate(x r) of one head."""
+def _turn_head(x, at, r, cos, sin, out):
+    """out = rotate(x r) of the head that begins at x[at]."""
     half = cos.shape[0]
     for j in range(half):
-        a, b = x[j] * r, x[half + j] * r
+        a, b = x[at + j] * r, x[at + half + j] * r
         out[j], out[half + j] = a * cos[j] - b * sin[j], b * cos[j] + a * sin[j]
 
 
 @njit(inline="always")
-def _turn_head_back(grad, x, r, cos, sin, out):
-    """out = the gradient of x, given that of rotate(x r), where r = 1 / sqrt(mean(x^2) + eps)."""
+def _turn_head_back(grad, x, at, r, cos, sin, out):
+    """out[at:] = the gradient of the head x[at:], given that of rotate(x r), where r = 1 / sqrt(mean(x^2) + eps)."""
     half = cos.shape[0]
     inner = _ZERO
     for j in range(half):
         a = grad[j] * cos[j] + grad[half + j] * sin[j]
         b = grad[half + j] * cos[j] - grad[j] * sin[j]
-        inner += a * x[j] + b * x[half + j]
-        out[j], out[half + j] = a, b
+        inner += a * x[at + j] + b * x[at + half + j]
+        out[at + j], out[at + half + j] = a, b
     inner *= r * r / np.float32(2 * half)
     for j in range(2 * half):
-        out[j] = r * (out[j] - x[j] * inner)
+        out[at + j] = r * (out[at + j] - x[at + j] * inner)
 
 
 @njit(cache=True, nogil=True, fastmath=_REORDER)
@@ -171,60 +184,63 @@ def heads_rows(start, stop, x, cos, sin, begins, eps, scale, offset_keys, q, k, 
     offset_keys quarters 2 and 4 of a key go to the next position, unless that is in another document (see ``functional.offset_keys``).
     """
     t_all, (n_heads, n_kv, dim) = x.shape[1], (q.shape[1], k.shape[1], q.shape[3])
-    turned = np.empty(dim, np.float32)
+    turned, n = np.empty(dim, np.float32), dim // 4
     for i in range(start, stop):
         b, t = i // t_all, i % t_all
         row = x[b, t]
+        onward = t + 1 < t_all and begins[b, t + 1] != t + 1
         for h in range(n_heads + n_kv):
-            head = row[h * dim : (h + 1) * dim]
+            at = h * dim
             total = _ZERO
-            for j in range(dim):
-                total += head[j] * head[j]
+            for j in range(at, at + dim):
+                total += row[j] * row[j]
             r = _ONE / np.sqrt(total / np.float32(dim) + eps)
             inverse[b, t, h] = r
             if h < n_heads:
-                _turn_head(head, r * scale, cos[t], sin[t], q[b, h, t])
+                _turn_head(row, at, r * scale, cos[t], sin[t], q[b, h, t])
             elif not offset_keys:
-                _turn_head(head, r, cos[t], sin[t], k[b, h - n_heads, t])
+                _turn_head(row, at, r, cos[t], sin[t], k[b, h - n_heads, t])
             else:
-                _turn_head(head, r, cos[t], sin[t], turned)
-                keys, n = k[b, h - n_heads], dim // 4
-                keys[t, :n], keys[t, 2 * n : 3 * n] = turned[:n], turned[2 * n : 3 * n]
-                if begins[b, t] == t:
-                    keys[t, n : 2 * n], keys[t, 3 * n :] = _ZERO, _ZERO
-                if t + 1 < t_all and begins[b, t + 1] != t + 1:
-                    keys[t + 1, n : 2 * n], keys[t + 1, 3 * n :] = turned[n : 2 * n], turned[3 * n :]
+                _turn_head(row, at, r, cos[t], sin[t], turned)
+                keys = k[b, h - n_heads]
+                for j in range(n):
+                    keys[t, j], keys[t, 2 * n + j] = turned[j], turned[2 * n + j]
+                    if begins[b, t] == t:
+                        keys[t, n + j], keys[t, 3 * n + j] = _ZERO, _ZERO
+                    if onward:
+                        keys[t + 1, n + j], keys[t + 1, 3 * n + j] = turned[n + j], turned[3 * n + j]
         for h in range(n_kv):
             at = (n_heads + n_kv + h) * dim
-            v[b, h, t] = row[at : at + dim]
+            for j in range(dim):
+                v[b, h, t, j] = row[at + j]
 
 
 @njit(cache=True, nogil=True, fastmath=_REORDER)
 def heads_backward_rows(start, stop, x, cos, sin, begins, scale, offset_keys, dq, dk, dv, inverse, dx):
     """The gradient of x [B, T, (H + 2 K) E] of ``heads_rows``."""
     t_all, (n_heads, n_kv, dim) = x.shape[1], (dq.shape[1], dk.shape[1], dq.shape[3])
-    gathered = np.empty(dim, np.float32)
+    gathered, n = np.empty(dim, np.float32), dim // 4
     for i in range(start, stop):
         b, t = i // t_all, i % t_all
         row, out = x[b, t], dx[b, t]
+        onward = t + 1 < t_all and begins[b, t + 1] != t + 1
         for h in range(n_heads + n_kv):
-            part = slice(h * dim, (h + 1) * dim)
-            r = inverse[b, t, h]
             if h < n_heads:
                 for j in range(dim):
                     gathered[j] = dq[b, h, t, j] * scale
             else:
-                grads, n = dk[b, h - n_heads], dim // 4
-                gathered[:] = grads[t]
+                grads = dk[b, h - n_heads]
+                for j in range(dim):
+                    gathered[j] = grads[t, j]
                 if offset_keys:
-                    onward = t + 1 < t_all and begins[b, t + 1] != t + 1
                     for j in range(n):
                         gathered[n + j] = grads[t + 1, n + j] if onward else _ZERO
                         gathered[3 * n + j] = grads[t + 1, 3 * n + j] if onward else _ZERO
-            _turn_head_back(gathered, row[part], r, cos[t], sin[t], out[part])
+            _turn_head_back(gathered, row, h * dim, inverse[b, t, h], cos[t], sin[t], out)
         for h in range(n_kv):
             at = (n_heads + n_kv + h) * dim
-            out[at : at + dim] = dv[b, h, t]
+            for j in range(dim):
+                out[at + j] = dv[b, h, t, j]
 
 
 @njit(inline="always")

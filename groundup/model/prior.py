@@ -39,7 +39,7 @@ from torch import Tensor
 from groundup.config import Prior
 from groundup.errors import GroundupError
 from groundup.files import disk_errors, settle
-from groundup.kernels.ngram import SPARSE, TOTAL, count_order, distribution, fill_slots, push, scan
+from groundup.kernels import ngram
 
 PIECE = 1 << 18
 MAX_TOKENS = 1 << 25  # tokens counted, from the start of the text: about 2 GB of tables
@@ -108,13 +108,14 @@ class CountsGate:
     def fit(self, log_p: Float16[np.ndarray, "n k"], features: Float16[np.ndarray, "n c"], rows: Int64[np.ndarray, " r"]) -> None:
         """Adam on random batches of these rows, the learning rate falling linearly from half-time on."""
         parameters = [p.requires_grad_() for p in self.weights.values()]
+        tables, rows = [torch.from_numpy(a) for a in (log_p, features)], torch.from_numpy(rows)
         first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # work this small is done before a second thread wakes; waiting for it costs ten times the work
         try:
             for step in range(1, self.STEPS + 1):
-                picked = rows[torch.randint(len(rows), (min(self.ROWS, len(rows)),), generator=self.generator).numpy()]
-                loss = -self.log_mixture(*(torch.from_numpy(a[picked]).float() for a in (log_p, features))).mean()
+                picked = rows[torch.randint(len(rows), (min(self.ROWS, len(rows)),), generator=self.generator)]
+                loss = -self.log_mixture(*(a.index_select(0, picked).float() for a in tables)).mean()
                 rate = self.LEARNING_RATE * min(1.0, 2 * (1 - step / self.STEPS) + 0.01)
                 with torch.no_grad():
                     for p, g, m, v in zip(parameters, torch.autograd.grad(loss, parameters), first, second, strict=True):
@@ -150,11 +151,10 @@ class CountsGate:
 class NgramPrior:
     """Counts of every n-gram up to ``max_order`` tokens, and the experts that they make."""
 
-    def __init__(self, vocab_size: int, n_orders: int, n_counted: int, parents: np.ndarray, tokens: np.ndarray, stats: np.ndarray):
+    def __init__(self, vocab_size: int, n_orders: int, n_counted: int, nodes: Int32[np.ndarray, "m 5"]):
         """From a trie (see ``kernels.ngram``) of n-grams of 1 .. n_orders tokens, counted in a text's first n_counted tokens."""
         self.vocab_size, self.n_orders, self.n_counted = vocab_size, n_orders, n_counted
-        self.parents, self.tokens, self.stats = parents, tokens, stats
-        self.slots = _slots(parents, tokens, len(parents), 0)
+        self.nodes, self.slots = nodes, _slots(nodes, len(nodes), len(nodes))
         self.gate = CountsGate(self.n_experts, self.n_features)
         self._training: Table | None = None  # of the store that was counted, until it is asked for
 
@@ -171,7 +171,7 @@ class NgramPrior:
     @property
     def n_bytes(self) -> int:
         """Memory of the tables."""
-        return sum(a.nbytes for a in (self.slots, self.parents, self.tokens, self.stats))
+        return self.slots.nbytes + self.nodes.nbytes
 
     @classmethod
     def build(cls, store: Text, vocab_size: int, config: Prior, *, max_tokens: int = MAX_TOKENS) -> NgramPrior:
@@ -181,9 +181,11 @@ class NgramPrior:
         text = store.slice(0, n_counted).astype(np.int32)
         opens = np.zeros(n_counted, np.bool_)
         opens[starts[starts < n_counted]] = True
-        prior = cls(vocab_size, config.max_order, n_counted, *_count(text, opens, config.max_order))
+        prior = cls(vocab_size, config.max_order, n_counted, _count(text, opens, config.max_order))
         prior._training = prior._scan(store, leave_out=True)
-        rows = np.setdiff1d(np.arange(n_counted), store.document_starts)
+        given = np.zeros(n_counted, np.bool_)  # first tokens of documents: not predicted
+        given[store.document_starts[store.document_starts < n_counted]] = True
+        rows = np.flatnonzero(~given)
         if len(rows):
             prior.gate.fit(prior._training.log_p, prior._training.features, rows)
         return prior
@@ -204,7 +206,7 @@ class NgramPrior:
     def save(self, path: Path) -> None:
         """Writes one safetensors file, whole or not at all."""
         tensors = {f"gate.{name}": w.numpy() for name, w in self.gate.weights.items()}
-        tensors |= {"parents": self.parents, "tokens": self.tokens, "stats": self.stats}
+        tensors["nodes"] = self.nodes
         tensors["sizes"] = np.array([self.vocab_size, self.n_orders, self.n_counted])
         partial = path.with_name(path.name + ".partial")
         with disk_errors(path):
@@ -216,7 +218,7 @@ class NgramPrior:
         """Reads what ``save`` wrote; GroundupError if it is missing or damaged."""
         try:
             tensors = load_file(path)
-            prior = cls(*tensors["sizes"].tolist(), tensors["parents"], tensors["tokens"], tensors["stats"])
+            prior = cls(*tensors["sizes"].tolist(), tensors["nodes"])
             prior.gate.weights = {name: torch.from_numpy(tensors[f"gate.{name}"]) for name in prior.gate.weights}
         except (OSError, SafetensorError, KeyError) as e:
             raise GroundupError(f"{path}: the counts of this run are missing or damaged; restore the file or start the run again") from e
@@ -231,9 +233,14 @@ class NgramPrior:
             begin, end = int(starts[piece]), int(starts[piece + 1])
             text = store.slice(begin, end).astype(np.int32)
             rows = np.empty((len(text), self.n_experts), np.float32), np.empty((len(text), self.n_features), np.float32)
-            static = self.slots, self.parents, self.tokens, self.stats
-            scan(text, 0, len(text), self.n_orders, *static, leave_out and end <= self.n_counted, self.vocab_size, *rows)
-            log_p[begin:end], features[begin:end] = rows
+            paths, own = _empty_trail(len(text), self.n_orders)
+            room = np.zeros((2, 2, self.n_orders), np.int32)
+            left_out = leave_out and end <= self.n_counted
+            ngram.scan(
+                text, self.n_orders, self.slots, self.nodes, left_out, self.vocab_size, paths, _slots(own, 1, len(own)), own, *room, *rows
+            )
+            for whole, part in zip((log_p, features), rows, strict=True):
+                torch.from_numpy(whole)[begin:end] = torch.from_numpy(part)  # many times as fast as numpy to half precision
 
         with ThreadPoolExecutor(n_threads or os.cpu_count()) as pool:
             list(pool.map(work, np.argsort(-np.diff(starts), kind="stable").tolist()))  # longest first: no thread ends alone
@@ -255,30 +262,29 @@ class Cursor:
         if self.length == len(self.text):
             self._grow(2 * self.length)
         self.text[self.length] = token
-        static = prior.slots, prior.parents, prior.tokens
-        self.n = push(self.text, self.length, prior.n_orders, self.paths, self.local, self.past, self.n, *static)
+        trail = self.paths, self.own_slots, self.own, self.n
+        self.n = ngram.push(self.text, self.length, prior.n_orders, *trail, prior.slots, prior.nodes)
         self.length += 1
 
     def distribution(self) -> tuple[Float32[np.ndarray, "k v"], Float32[np.ndarray, " c"]]:
         """Each expert's distribution over the next token, and the features of the context: the same numbers that ``features`` gives."""
         prior = self.prior
         log_p, features = np.empty((prior.vocab_size, prior.n_experts), np.float32), np.empty(prior.n_features, np.float32)
-        static = prior.slots, prior.parents, prior.tokens, prior.stats
-        distribution(self.length, prior.n_orders, self.paths, self.local, self.past, *static, log_p, features)
+        room = np.zeros((2, 2, prior.n_orders), np.int32)
+        trail = self.paths, self.own_slots, self.own
+        ngram.distribution(self.length, prior.n_orders, prior.slots, prior.nodes, *trail, *room, log_p, features)
         return np.exp(log_p).T.copy(), features
 
     def _begin(self) -> None:
-        self.length, self.n = 0, 1
-        self.text, self.paths = np.zeros(0, np.int32), np.zeros((0, self.prior.n_orders + 1), np.int32)
-        self.past = np.zeros((1, 3), np.int32)
-        self.local = np.zeros(2, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int32)
+        self.length, self.n, self.text = 0, 1, np.zeros(0, np.int32)
+        self.paths, self.own = _empty_trail(0, self.prior.n_orders)
+        ngram.begin(self.own, self.prior.nodes)
         self._grow(256)
 
     def _grow(self, length: int) -> None:
-        capacity = length * self.prior.n_orders + 1
-        self.text, self.paths, self.past = _grown(self.text, length), _grown(self.paths, length), _grown(self.past, capacity)
-        _, parents, tokens, links = (_grown(a, capacity) for a in self.local)
-        self.local = _slots(parents, tokens, self.n, capacity), parents, tokens, links
+        self.text, self.paths = _grown(self.text, length), _grown(self.paths, length)
+        self.own = _grown(self.own, length * self.prior.n_orders + 1)
+        self.own_slots = _slots(self.own, self.n, len(self.own))
 
 
 def pieces(document_starts: Int64[np.ndarray, " d1"]) -> Int64[np.ndarray, " p1"]:
@@ -287,27 +293,31 @@ def pieces(document_starts: Int64[np.ndarray, " d1"]) -> Int64[np.ndarray, " p1"
     return np.concatenate([*inside, document_starts[-1:]]).astype(np.int64)
 
 
-def _count(text: Int32[np.ndarray, " n"], opens: Bool[np.ndarray, " n"], n_orders: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The trie of n-grams of 1 .. n_orders tokens: parents, tokens [M], stats [M, 3]."""
-    parents, tokens, stats = np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros((1, 3), np.int32)
-    slots, n = np.zeros(2, np.int32), 1
+def _count(text: Int32[np.ndarray, " n"], opens: Bool[np.ndarray, " n"], n_orders: int) -> Int32[np.ndarray, "m 5"]:
+    """The trie of n-grams of 1 .. n_orders tokens."""
+    nodes, slots, n = np.zeros((1, ngram.STATIC_COLUMNS), np.int32), np.zeros(2, np.int32), 1
     shorter, context = np.zeros_like(text), np.zeros_like(text)
     for k in range(n_orders):
-        new = len(text) if k < 2 else int(((context > 0) & (stats[shorter, TOTAL] >= SPARSE)).sum())
-        parents, tokens, stats = (_grown(a, n + new) for a in (parents, tokens, stats))
+        new = len(text) if k < 2 else int(((context > 0) & (nodes[shorter, ngram.TOTAL] >= ngram.SPARSE)).sum())
+        nodes = _grown(nodes, n + new)
         if 3 * (n + new) > 2 * len(slots):
-            slots = _slots(parents, tokens, n, n + new)
+            slots = _slots(nodes, n, n + new)
         out = np.empty_like(text)
-        n = count_order(text, opens, k, shorter, context, slots, parents, tokens, stats, n, out)
+        n = ngram.count_order(text, opens, k, shorter, context, slots, nodes, n, out)
         shorter, context = context, out
-    return parents[:n].copy(), tokens[:n].copy(), stats[:n].copy()
+    return nodes[:n].copy()
 
 
-def _slots(parents: np.ndarray, tokens: np.ndarray, n: int, capacity: int) -> Int32[np.ndarray, " s"]:
+def _slots(nodes: Int32[np.ndarray, "m c"], n: int, capacity: int) -> Int32[np.ndarray, " s"]:
     """The table that finds nodes 1 .. n - 1, at most two thirds full with ``capacity`` nodes."""
-    slots = np.zeros(1 << int(np.ceil(np.log2(1.5 * max(n, capacity) + 1))), np.int32)
-    fill_slots(slots, parents, tokens, n)
+    slots = np.zeros(1 << int(np.ceil(np.log2(1.5 * capacity + 1))), np.int32)
+    ngram.fill_slots(slots, nodes, n)
     return slots
+
+
+def _empty_trail(length: int, n_orders: int) -> tuple[Int32[np.ndarray, "n k1"], Int32[np.ndarray, "m 9"]]:
+    """What a walk over ``length`` tokens fills: its paths, and the nodes of the document's own trie."""
+    return np.zeros((length, n_orders + 1), np.int32), np.zeros((length * n_orders + 1, ngram.LOCAL_COLUMNS), np.int32)
 
 
 def _grown(array: np.ndarray, size: int) -> np.ndarray:
