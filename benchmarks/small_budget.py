@@ -9,9 +9,9 @@ The rules. Every contestant gets the same text and the same splits, trains in a 
 split in windows of its own length, half a window apart. Ours is the command ``groundup train``, whose budget counts all that comes after
 reading the text: measuring the machine, planning, tokenizer, counts, training, evaluation, samples. The peers' budget counts training,
 with compilation where they compile; their tokenizer (our BPE, of the size that the sweep chose) is given, and their evaluation is free.
-The sweep walks from the settings in ``benchmarks/peers``, one value at a time, for as long as the validation split gains, with the budget
-that it is given for each trial (a shorter one finds settings for a shorter run: the result file says which) and a seed of its own; a
-compiled peer takes the settings of its eager twin unless it was swept itself.
+The sweep walks from what the last one chose, at first from the settings in ``benchmarks/peers``, one value at a time, for as long as the
+validation split gains, with the budget that it is given for each trial (a shorter one finds settings for a shorter run: the result file
+says which) and a seed of its own; a compiled peer takes the settings of its eager twin unless it was swept itself.
 """
 
 from __future__ import annotations
@@ -182,7 +182,9 @@ def sweep(score: Score, start: dict[str, Any], ladders: Mapping[str, Sequence[An
     return best, list(trials.values())
 
 
-def sweep_contestant(name: str, seconds: float, text: Text, over: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+def sweep_contestant(
+    name: str, start: dict[str, Any], seconds: float, text: Text, over: Sequence[str], say: Callable[[str], None]
+) -> dict[str, Any]:
     """Sweeps a peer on the validation split, over all its ladders or those named; what was tried and chosen, for the result file."""
     contestant = CONTESTANTS[name]
 
@@ -196,7 +198,7 @@ def sweep_contestant(name: str, seconds: float, text: Text, over: Sequence[str],
     unknown = sorted(set(over) - set(ladders))
     if unknown:
         raise UsageError(f"--over: {name} has no ladder {unknown[0]!r}; choose from {', '.join(ladders)}")
-    chosen, trials = sweep(score, settings_of(name, {}), {key: ladders[key] for key in over or ladders})
+    chosen, trials = sweep(score, start, {key: ladders[key] for key in over or ladders})
     for trial in trials:
         if math.isinf(trial["bits_per_byte"]):
             trial["bits_per_byte"] = None
@@ -303,7 +305,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = {"benchmark": "small_budget", **provenance(), "corpus": text.manifest(), "budget_s": budget.amount, "sweeps": sweeps}
         if given.sweep:
             for name in (n for n in given.contestants if CONTESTANTS[n].peer is not None):
-                sweeps[name] = sweep_contestant(name, budget.amount, text, given.over, lambda line: print(line, file=sys.stderr))
+                start, before = settings_of(name, sweeps), sweeps.get(name)
+                swept = sweep_contestant(name, start, budget.amount, text, given.over, lambda line: print(line, file=sys.stderr))
+                sweeps[name] = swept | ({"before": before} if before else {})
                 save_result(given.out, load_result(given.out) | {"benchmark": "small_budget", "sweeps": sweeps})
             print(json.dumps({name: swept["chosen"] for name, swept in sweeps.items()}))
             return
