@@ -203,6 +203,13 @@ def resamples() -> str:
     return f"{RESAMPLES:,}"
 
 
+def rehearsal() -> str:
+    """Share of the budget that the rehearsal's steps take."""
+    from groundup.rehearsal import SHARE
+
+    return f"{100 * SHARE:g} %"
+
+
 NUMBERS: dict[str, Callable[[], str]] = {
     "batch-rows": training_rows,
     "candidates": candidates,
@@ -219,6 +226,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "ratio-mean": lambda: f"{ratios()[1]:.2f}",
     "ratio-sum": lambda: f"{ratios()[0]:.2f}",
     "repeats": repeats,
+    "rehearsal": rehearsal,
     "resamples": resamples,
     "text-share": lambda: f"{TEXT_SHARE:.0%}",
     "tokenizers": tokenizers,

@@ -88,6 +88,10 @@ class Layer:
     """pre: x + f(norm(x)). post: norm(x + f(x)). sandwich: x + norm(f(norm(x)))."""
 
 
+SPARSE_ROWS = 16_384
+"""A table of hashed n-grams of at least so many rows gets row-sparse gradients."""
+
+
 @dataclass(frozen=True)
 class HashEmbedding:
     """Learned vectors for hashed n-grams of tokens, added to the token embedding: capacity that costs memory but no matrix product."""
@@ -96,6 +100,15 @@ class HashEmbedding:
     """Lengths of the n-grams, in tokens, the current one included."""
     n_rows: int = 65_536
     """Rows of the table that all orders share."""
+
+    @property
+    def sparse(self) -> bool:
+        """Whether gradients hold only the rows that a step touched: worth it where most are not."""
+        return self.n_rows >= SPARSE_ROWS
+
+
+PRIOR_GATE_WIDTH = 32
+"""Hidden units of the prior's gate that read what is known of a context."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, check
+from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Layer, ModelConfig, Norm, check
 from groundup.errors import UsageError
-
-PRIOR_GATE_HIDDEN = 32
-"""Hidden units of the prior's gate over the features of the counts; the decoder's own default."""
 
 Kind = Literal["matrix", "table", "head", "gate", "vector"]
 
@@ -219,7 +216,7 @@ def cost(
     return Cost(Component("model", parts=tuple(parts)), seq_len)
 
 
-def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_hidden: int = PRIOR_GATE_HIDDEN) -> Component:
+def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_hidden: int = PRIOR_GATE_WIDTH) -> Component:
     """The gate that mixes n_experts count models with the network: W_h hidden + b + W_o tanh(W_f features + b_f), n_experts + 1 logits.
 
     The features need no gradient, so their product has one backward product and not two.
@@ -238,7 +235,7 @@ def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_
     )
 
 
-def prior_gate_parameters(d_model: int, n_experts: int, n_features: int, n_hidden: int = PRIOR_GATE_HIDDEN) -> int:
+def prior_gate_parameters(d_model: int, n_experts: int, n_features: int, n_hidden: int = PRIOR_GATE_WIDTH) -> int:
     """Parameters of ``prior_gate``."""
     return prior_gate(d_model, n_experts, n_features, tokens=0, n_hidden=n_hidden).parameters
 

@@ -12,12 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from groundup.account.cost import PRIOR_GATE_HIDDEN, Cost, Weight, cost, executed_pairs
-from groundup.config import Layer, ModelConfig, Norm
+from groundup.account.cost import Cost, Weight, cost, executed_pairs
+from groundup.config import PRIOR_GATE_WIDTH, Layer, ModelConfig, Norm
 from groundup.errors import UsageError
-
-SPARSE_ROWS = 16_384
-"""A hash table of at least this many rows gets gradients for the rows touched only; the decoder's own threshold."""
 
 MOMENTS: dict[str, int] = {"sgd": 1, "adamw": 2, "muon": 1}
 """Numbers of state for each parameter, in fp32, by method (sgd with momentum)."""
@@ -295,7 +292,7 @@ class _Step:
 
     def gradient(self, weight: Weight) -> int:
         hashed = self.config.hash_embedding
-        if weight.name == "hash_embedding.weight" and hashed is not None and hashed.n_rows >= SPARSE_ROWS:
+        if weight.name == "hash_embedding.weight" and hashed is not None and hashed.sparse:
             touched = min(hashed.n_rows, self.batch * self.seq_len * len(hashed.orders))
             return touched * (4 * self.config.d_model + 8)  # values, and an int64 row number each
         return 4 * weight.numbers
@@ -316,7 +313,7 @@ class _Step:
         total += norm_bytes(config.final_norm, n, config.d_model, self.run) if config.final_norm else c * n * config.d_model
         if config.prior is not None and self.prior_shape is not None:
             experts, features = self.prior_shape
-            total += 4 * n * (experts + features + PRIOR_GATE_HIDDEN + 2 * (experts + 1))
+            total += 4 * n * (experts + features + PRIOR_GATE_WIDTH + 2 * (experts + 1))
         return total
 
     def loss_moments(self, before: int, saved: int) -> list[Moment]:

@@ -9,14 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, check
+from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Layer, ModelConfig, Norm, check
 from groundup.kernels import elementwise
 from groundup.kernels.attention import BACKENDS, choose_backend
 from groundup.kernels.cross_entropy import head_loss
 from groundup.kernels.embedding import lookup, ngram_rows
 from groundup.model import functional as F
-
-SPARSE_ROWS = 16_384  # a table of at least this many rows gets row-sparse gradients: most rows are untouched in a step
 
 
 @runtime_checkable
@@ -184,7 +182,7 @@ class PriorGate(nn.Module):
     A tanh layer of n_hidden units over the features, plus a linear read of the hidden state: gate = W_h hidden + W_o tanh(W_f features).
     """
 
-    def __init__(self, d_model: int, n_experts: int, n_features: int, n_hidden: int = 32):
+    def __init__(self, d_model: int, n_experts: int, n_features: int, n_hidden: int = PRIOR_GATE_WIDTH):
         super().__init__()
         self.hidden = Weights(n_experts + 1, d_model, bias=True)
         self.features = Weights(n_hidden, n_features, bias=True)
@@ -227,7 +225,7 @@ class Decoder(nn.Module):
             table, spec = self.hash_embedding.weight, self.config.hash_embedding
             seen = tokens if previous is None else torch.cat((previous, tokens), dim=1)
             rows = torch.stack([ngram_rows(seen, documents, order, spec.n_rows) for order in spec.orders])[..., -tokens.shape[1] :]
-            x = x + lookup(table, rows, sparse=spec.n_rows >= SPARSE_ROWS).sum(0)
+            x = x + lookup(table, rows, sparse=spec.sparse).sum(0)
         x = x.to(self.compute_dtype)
         return x if self.embedding_norm is None else self.embedding_norm(x)
 

@@ -36,7 +36,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from groundup.config import Prior
+from groundup.config import PRIOR_GATE_WIDTH, Prior
 from groundup.errors import GroundupError
 from groundup.files import disk_errors, settle
 from groundup.kernels import ngram
@@ -85,15 +85,15 @@ class CountsGate:
     Trained by Adam (Kingma & Ba 2015) on rows that leave their documents out, it is the counts-only model; a network's gate starts from it.
     """
 
-    HIDDEN, STEPS, ROWS, LEARNING_RATE = 32, 600, 2048, 0.015
+    STEPS, ROWS, LEARNING_RATE = 600, 2048, 0.015
 
     def __init__(self, n_experts: int, n_features: int, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
         bound = (3 / n_features) ** 0.5
         self.weights = {
-            "features.weight": (2 * torch.rand(self.HIDDEN, n_features, generator=generator) - 1) * bound,
-            "features.bias": torch.zeros(self.HIDDEN),
-            "mix.weight": torch.zeros(n_experts, self.HIDDEN),
+            "features.weight": (2 * torch.rand(PRIOR_GATE_WIDTH, n_features, generator=generator) - 1) * bound,
+            "features.bias": torch.zeros(PRIOR_GATE_WIDTH),
+            "mix.weight": torch.zeros(n_experts, PRIOR_GATE_WIDTH),
             "mix.bias": torch.zeros(n_experts),
         }
         self.generator = generator

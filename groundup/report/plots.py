@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from groundup.account.budget import format_seconds
 from groundup.report import text
 from groundup.report.curves import smooth, spread, thin
 from groundup.report.figure import (
@@ -259,11 +260,11 @@ def _phases(run: Run, figure: Figure) -> None:
         colour = PHASE_COLOURS.get(name, CYCLE[i % len(CYCLE)])
         axes.barh(0, seconds, left=starts[i], height=1.0, color=colour, edgecolor=PAPER, linewidth=0.8)
         axes.plot([middles[i], places[i]], [-0.5, -1.15], color=colour, linewidth=1.0)
-        for line, words in enumerate((name[:14], text.duration(seconds), f"{seconds / total:.1%}")):
+        for line, words in enumerate((name[:14], format_seconds(seconds), f"{seconds / total:.1%}")):
             axes.text(places[i], -1.75 - 0.68 * line, words, ha="center", color=MUTED if line else INK)
     if planned:
         axes.plot([planned, planned], [-0.5, 0.75], color=INK, linewidth=1.2)
-        axes.annotate(f"planned {text.duration(planned)} ", (planned, 0.62), ha="right", va="bottom", fontsize=8.5, color=INK)
+        axes.annotate(f"planned {format_seconds(planned)} ", (planned, 0.62), ha="right", va="bottom", fontsize=8.5, color=INK)
     axes.set_xlim(0, width * 1.002)
     axes.set_ylim(-3.3, 1.3)
     axes.set_axis_off()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from groundup.account.budget import format_bytes
+
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
 def grouped(value: float) -> str:
@@ -13,14 +14,6 @@ def grouped(value: float) -> str:
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}"
     return f"{value:,.6g}"
-
-
-def short(value: float) -> str:
-    """Three significant digits with a letter: 4718592 -> 4.72 M, and B for 10^9."""
-    for scale, suffix in _SUFFIXES:
-        if abs(value) >= 0.9995 * scale:
-            return f"{value / scale:#.3g}".rstrip(".") + f" {suffix}"
-    return f"{value:.3g}"
 
 
 def scientific(value: float, digits: int = 4) -> str:
@@ -36,31 +29,12 @@ def power_of_ten(exponent: int) -> str:
     return "10" + str(exponent).translate(_SUPERSCRIPTS)
 
 
-def duration(seconds: float) -> str:
-    """12.34 -> 12.3 s, 182.3 -> 3 min 02 s, 7500 -> 2 h 05 min."""
-    if abs(seconds) < 59.95:
-        return f"{seconds:.3g} s" if abs(seconds) < 1 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes:02d} min"
-
-
-def size(n_bytes: float) -> str:
-    """1534000000 -> 1.534 GB (10^9 bytes)."""
-    for scale, suffix in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(n_bytes) >= 0.99995 * scale:
-            return f"{n_bytes / scale:#.4g}".rstrip(".") + f" {suffix}"
-    return f"{n_bytes:g} B"
-
-
 def quantity(name: str, value: float) -> str:
     """A number in the unit that its name gives: ``*_bytes``, ``*flops``, ``*seconds`` or ``*_s``, ``bits_per_byte``; else plain."""
     if name == "bits_per_byte":
         return f"{value:.4f}"
     if name.endswith("bytes"):
-        return size(value)
+        return format_bytes(value)
     if name.endswith("flops"):
         return scientific(value)
     if name.endswith(("seconds", "_s")):

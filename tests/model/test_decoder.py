@@ -8,11 +8,11 @@ from torch.nn import functional as torch_f
 from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.account import cost
-from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior, Rotary
+from groundup.config import SPARSE_ROWS, Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior, Rotary
 from groundup.errors import UsageError
 from groundup.kernels.attention import BLOCK
 from groundup.model import functional as F
-from groundup.model.decoder import SPARSE_ROWS, Decoder
+from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
 
 V, D, T = 37, 8, 12

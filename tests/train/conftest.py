@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm
-from groundup.model.decoder import SPARSE_ROWS, Decoder
+from groundup.config import SPARSE_ROWS, Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm
+from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
 from groundup.optim import OptimizerConfig, build_optimizer
 from groundup.train.step import TrainBatch, TrainState
