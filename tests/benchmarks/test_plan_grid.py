@@ -1,0 +1,28 @@
+"""What stands around a plan."""
+
+from benchmarks.plan_grid import AS_PLANNED, neighbours, rows
+
+PLAN = {"model": {"d_model": 96, "layers": [{}, {}], "vocab_size": 2048}, "batch_size": 1}
+
+
+def test_neighbours_are_one_notch_away_and_make_sense():
+    assert neighbours(PLAN, ["width", "depth", "batch", "vocabulary"]) == {
+        "width 64": ("--d-model", "64"),
+        "width 128": ("--d-model", "128"),
+        "depth 1": ("--n-layers", "1"),
+        "depth 3": ("--n-layers", "3"),
+        "batch 2": ("--batch-size", "2"),
+        "vocabulary 1,024": ("--vocab-size", "1024"),
+        "vocabulary 4,096": ("--vocab-size", "4096"),
+    }
+    smallest = {"model": {"d_model": 64, "layers": [{}], "vocab_size": 512}, "batch_size": 4}
+    assert list(neighbours(smallest, ["width", "depth", "vocabulary"])) == ["width 96", "depth 2", "vocabulary 1,024"]
+
+
+def test_the_table_has_the_best_first_and_compares_medians():
+    table = rows({AS_PLANNED: [1.0, 1.1, 1.2], "width 64": [0.9, 1.0, 1.3], "depth 3": [1.2]})
+    assert [(row["changed"], row["worse by"]) for row in table] == [
+        ("width 64", "-0.1000"),
+        (AS_PLANNED, "+0.0000"),
+        ("depth 3", "+0.1000"),
+    ]
