@@ -1,7 +1,7 @@
 """The main job: text and a budget in, the best model that the budget can buy out.
 
-Each phase is one function that takes what the phases before it made. What is decided is decided before training begins, so that nothing
-in training depends on the clock: a run that is killed and resumed ends in the same weights as one that was not.
+Each phase is one function that takes what the phases before it made. What is decided is decided before training begins, but for the
+number of steps (see ``train.agenda``), and written down: a run that is killed and resumed ends in the same weights as one that was not.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from groundup.train.step import StepConfig, TrainState
 from groundup.workbench import Workbench, compute_dtype, encoded, open_workbench
 
 LEAST_TRAINING = 0.05  # of the budget, whatever the phases before it took
-OTHER_SHARE = 0.03  # of the budget: checkpoints, logs, weights written
+OTHER_SHARE = 0.01  # of the budget: what is written after the last step
 
 
 @dataclass(frozen=True)
@@ -226,9 +226,9 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
     affordable = int(LOOKS_SHARE * plan.seconds / EVALUATIONS / cost.scored_token)
     look_tokens = min(held_out["validation"], max(LOOK_TOKENS[0], affordable), LOOK_TOKENS[1])
     looks = EVALUATIONS * look_tokens * cost.scored_token
-    stages, parsed = sample_stages(plan.seconds), parse_samples(plan.seconds)
-    written = (stages - 1) * tokens_written(bench, 0) + tokens_written(bench, parsed)
-    left = plan.seconds - clock.spent - final - looks - written * cost.written_token - OTHER_SHARE * plan.seconds
+    looks += (sample_stages(plan.seconds) - 1) * tokens_written(bench, 0) * cost.written_token
+    after = final + tokens_written(bench, parse_samples(plan.seconds)) * cost.written_token + OTHER_SHARE * plan.seconds
+    left = plan.seconds - clock.spent - looks - after
     # steps by hand may need more or less than the budget: what is predicted is what they need
     chosen_by_hand = any(c.name == "steps" and c.source == "you" for c in plan.choices)
     # where the phases before took longer than planned, a little training beats throwing their work away
@@ -242,6 +242,8 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
         schedule=plan.schedule | {"warmup_steps": max(1, n_steps // 50)},
         look_tokens=look_tokens,
         test_tokens=test_tokens,
+        look_seconds=looks / EVALUATIONS,
+        after_seconds=after,
     )
     return dataclasses.replace(plan, choices=restate(plan, held_out["train"]))
 
@@ -281,7 +283,6 @@ def finish(
     if world.is_main:
         listener.training(plan, predicted, describe(state.optimizer.groups), ["attention: {}: {}".format(*choose_backend(device))])
     stream = BatchStream(bench.stores["train"], plan["batch_size"], plan["seq_len"], plan["seed"], world.rank, world.size)
-    looks = frozenset(round(steps.n_steps * (i + 1) / EVALUATIONS) for i in range(EVALUATIONS))
     reset_peak_process_memory()
     with clock.phase("train"), StopSignal() as stop:
         try:
@@ -290,7 +291,7 @@ def finish(
                 Feed(stream, device, bench.table("train")),
                 steps,
                 Callbacks(recorder.step, recorder.look, recorder.save, recorder.skip),
-                milestones=looks,
+                agenda=recorder.begin(state),
                 save_every_s=run.manifest["save_every_s"],
                 world=world,
                 stop=stop,

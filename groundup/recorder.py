@@ -7,19 +7,22 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from groundup.account import CPU, GPU, cost, process_memory_bytes, training_memory
+from groundup.account import CPU, GPU, cost, parse_budget, process_memory_bytes, training_memory
 from groundup.account.hardware import peak_process_memory_bytes
 from groundup.evaluate.bits import Score
 from groundup.evaluate.writing import write_samples
 from groundup.files import disk_errors, settle
 from groundup.kernels.memory import release_freed_memory
-from groundup.parallel.data import World, barrier
+from groundup.optim import Schedule
+from groundup.parallel.data import World, barrier, broadcast_object
 from groundup.runfolder import RunFolder
+from groundup.train.agenda import Agenda, evenly, may_change, revised
 from groundup.train.checkpoint import model_tensors, save_checkpoint
 from groundup.train.step import StepMetrics, TrainState
 from groundup.workbench import Workbench
@@ -28,6 +31,8 @@ EVALUATIONS = 8  # looks at the validation split during training, evenly spread 
 LONG_BUDGET_S, VERY_LONG_BUDGET_S = 120.0, 600.0  # a short budget writes samples at the end only, and fewer
 LOOK_TOKENS = (2_000, 20_000)  # fewest and most tokens of a look, between them what LOOKS_SHARE of the budget holds
 LOOKS_SHARE = 0.03
+TOLD_CHANGE = 0.1  # of the number of steps, from which on a change of it is worth a line
+FEW_STEPS = 4  # since training began, too few to say how long one takes
 EVALUATION_SHARE = (
     0.1  # of the budget that the final evaluation may take; where all of the test split needs more, evenly spread windows of it
 )
@@ -87,12 +92,36 @@ class Clock:
             self.run.log("phase", name=name, seconds=time.monotonic() - started)
 
 
+@dataclass
+class _Pace:
+    """What steps and looks took since training began, or went on, in this process."""
+
+    began: float = 0.0
+    first_step: int = 0
+    looks: int = 0
+    look_seconds: float = 0.0
+
+    def looked(self, seconds: float) -> None:
+        self.looks += 1
+        self.look_seconds += seconds
+
+    def seconds_of_look(self, planned: float) -> float:
+        return self.look_seconds / self.looks if self.looks else planned
+
+    def seconds_of_step(self, step: int, planned: float) -> float:
+        """Mean over all steps, with all that came between them but looks; as planned where there were hardly any."""
+        n = step - self.first_step
+        return (time.monotonic() - self.began - self.look_seconds) / n if n >= FEW_STEPS else planned
+
+
 class Recorder:
     """Keeps the books of a run: metrics, evaluations, samples, checkpoints, and what was predicted against what was measured."""
 
     def __init__(self, run: RunFolder, bench: Workbench, clock: Clock, listener: Listener, world: World, before: float):
         self.run, self.bench, self.clock, self.listener, self.world = run, bench, clock, listener, world
         self.before = before
+        self.agenda = Agenda(bench.plan["n_steps"])
+        self.training = _Pace()
         self.counted = cost(bench.model.config, seq_len=bench.plan["seq_len"], prior_shape=self._prior_shape())
         self.bytes_per_token = bench.stores["train"].n_bytes / bench.stores["train"].n_tokens
 
@@ -133,6 +162,14 @@ class Recorder:
             self.run.write_manifest()
         return self.run.manifest["plan"].get("predicted", predicted)
 
+    def begin(self, state: TrainState) -> Agenda:
+        """The agenda that stands at the state's step: the last one decided by then, at first that of the plan."""
+        decided = [d for d in self.run.manifest.get("agendas", []) if d["step"] <= state.step]
+        last = decided[-1] if decided else None
+        self.agenda = Agenda(last["n_steps"], tuple(last["looks"])) if last else evenly(0, self.bench.plan["n_steps"], EVALUATIONS)
+        self.training = _Pace(time.monotonic(), state.step)
+        return self.agenda
+
     def step(self, state: TrainState, metrics: StepMetrics, seconds: float) -> None:
         """Logs a step."""
         if not self.world.is_main:
@@ -153,7 +190,7 @@ class Recorder:
             "mfu": self.counted.mfu(rate, self.bench.plan["machine"]["matmul_flops"] * self.world.size),
         }
         self.run.log("train", **record)
-        self.listener.step(record, self.bench.plan["n_steps"])
+        self.listener.step(record, self.agenda.n_steps)
 
     def skip(self, state: TrainState, metrics: StepMetrics) -> None:
         """Notes a dropped step."""
@@ -162,15 +199,40 @@ class Recorder:
             self.run.log("event", what="skipped", step=state.step, text=text)
             self.listener.event(text)
 
-    def look(self, state: TrainState) -> None:
-        """A quick evaluation on the validation split, and samples at some of them."""
-        if not self.world.is_main:
-            return
-        self._evaluation(state, "validation", self.bench.plan["look_tokens"])
-        number = round(state.step / self.bench.plan["n_steps"] * EVALUATIONS)
-        stages = EVALUATIONS // sample_stages(self.bench.plan["seconds"])
-        if number % stages == 0 and state.step < self.bench.plan["n_steps"]:
-            write_samples(self.run, self.bench, state.step, self.spent, n_parse=0)
+    def look(self, state: TrainState) -> Agenda:
+        """A quick evaluation on the validation split, samples at some of the looks, and whether the number of steps is still right."""
+        if self.world.is_main:
+            began = time.monotonic()
+            self._evaluation(state, "validation", self.bench.plan["look_tokens"])
+            stages = EVALUATIONS // sample_stages(self.bench.plan["seconds"])
+            if (EVALUATIONS - self.agenda.left(state.step)) % stages == 0 and state.step < self.agenda.n_steps:
+                write_samples(self.run, self.bench, state.step, self.spent, n_parse=0)
+            self.training.looked(time.monotonic() - began)
+            self._decide(state)
+        self.agenda = broadcast_object(self.agenda, self.world)
+        return self.agenda
+
+    def _decide(self, state: TrainState) -> None:
+        """Makes the agenda for what is ahead: the one decided here before the run was killed, or one by the pace so far."""
+        plan, decided = self.bench.plan, self.run.manifest.get("agendas", [])
+        before = next((d for d in decided if d["step"] == state.step), None)
+        if before is not None:
+            self.agenda = Agenda(before["n_steps"], tuple(before["looks"]))
+        elif self.follows_the_clock and may_change(Schedule(**plan["schedule"]), state.step, self.agenda.n_steps):
+            looks = self.agenda.left(state.step) * self.training.seconds_of_look(plan["look_seconds"])
+            left = plan["seconds"] - self.spent - looks - plan["after_seconds"]
+            agenda = revised(self.agenda, state.step, left, self.training.seconds_of_step(state.step, plan["step_seconds"]))
+            decision = {"step": state.step, "n_steps": agenda.n_steps, "looks": list(agenda.looks)}
+            self.run.update(agendas=[*decided, decision])
+            changed, self.agenda = agenda.n_steps / self.agenda.n_steps - 1, agenda
+            if abs(changed) > TOLD_CHANGE:
+                self.listener.event(f"{agenda.n_steps:,} steps in all now, {changed:+.0%}: what the time left holds at the pace so far")
+
+    @property
+    def follows_the_clock(self) -> bool:
+        """Whether the number of steps is what the time holds, and not set by hand or by a budget in FLOPs."""
+        command = self.run.manifest["command"]
+        return command["overrides"]["steps"] is None and parse_budget(command["budget"]).unit != "flops"
 
     def _evaluation(self, state: TrainState, split: str, max_tokens: int | None) -> Score:
         score = self.bench.evaluate(split, max_tokens)
@@ -190,6 +252,14 @@ class Recorder:
         self.listener.evaluation(record)
         return score
 
+    def _predict_again(self) -> None:
+        """Restates the plan's steps, tokens and FLOPs where the clock has changed them; time and memory stay as predicted."""
+        plan = self.run.manifest["plan"]
+        if self.agenda.n_steps != plan["n_steps"]:
+            planned = self.agenda.n_steps * plan["batch_size"] * plan["seq_len"]
+            plan["planned_steps"], plan["n_steps"] = plan["n_steps"], self.agenda.n_steps
+            plan["predicted"] |= {"tokens": planned, "flops": self.counted.flops_training(planned)}
+
     def save(self, state: TrainState) -> None:
         """Writes a checkpoint; the other ranks wait for it."""
         if self.world.is_main:
@@ -208,6 +278,7 @@ class Recorder:
         with self.clock.phase("samples"):
             write_samples(self.run, self.bench, state.step, self.spent, n_parse=parse_samples(self.bench.plan["seconds"]))
         tokens = state.step * self.bench.plan["batch_size"] * self.bench.plan["seq_len"]
+        self._predict_again()
         measured = {
             "parameters": sum(p.numel() for p in self.bench.model.parameters()),
             "tokens": tokens,

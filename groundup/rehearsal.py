@@ -12,7 +12,6 @@ from groundup.train.step import StepConfig, TrainState, train_step
 from groundup.workbench import Workbench
 
 STEPS, SHARE = 6, 0.02  # so many steps or this share of the budget, whichever takes longer, after two that warm up
-SLOWER = 1.08  # steps of whole runs took 0.83 to 1.37 times what a rehearsal found, 1.12 on average, on a shared machine (docs/lab.md)
 SCORED_TOKENS, WRITTEN_TOKENS = 10_000, 12
 
 
@@ -21,7 +20,7 @@ class Rehearsal:
     """Seconds that were measured."""
 
     step: float
-    """A training step of one rank: the mean, because what comes now and then comes in training too, times SLOWER."""
+    """A training step of one rank: the mean, because what comes now and then comes in training too."""
     scored_token: float
     """A token of held-out text scored, its share of context and of the counts included."""
     written_token: float
@@ -45,4 +44,4 @@ def rehearse(bench: Workbench, state: TrainState, feed: Feed, config: StepConfig
     started = time.perf_counter()
     write(bench, beginnings, max_tokens=WRITTEN_TOKENS)
     written = (time.perf_counter() - started) / (WRITTEN_TOKENS * len(beginnings))
-    return Rehearsal(SLOWER * statistics.fmean(times[2:]), scored, written)
+    return Rehearsal(statistics.fmean(times[2:]), scored, written)

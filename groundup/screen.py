@@ -101,7 +101,7 @@ class Screen(Listener):
         if self.task is None:
             self.progress.start()
             self.task = self.progress.add_task("training", total=n_steps, text=text)
-        self.progress.update(self.task, completed=record["step"], text=text)
+        self.progress.update(self.task, completed=record["step"], total=n_steps, text=text)
 
     def evaluation(self, record: dict[str, Any]) -> None:
         """One line an evaluation."""

@@ -76,6 +76,10 @@ class Plan:
     """Tokens of the test split scored at the end; None is all of them."""
     choices: tuple[Choice, ...]
     """The plan as it is printed."""
+    look_seconds: float = 0.0
+    """Predicted seconds of a look, its samples included."""
+    after_seconds: float = 0.0
+    """Predicted seconds of what comes after the last step."""
 
     @property
     def tokens(self) -> int:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from groundup.errors import GroundupError
 from groundup.parallel.data import ALONE, World, sum_over_ranks
+from groundup.train.agenda import Agenda
 from groundup.train.step import StepConfig, StepMetrics, TrainBatch, TrainState, train_step
 
 MOST_SKIPS = 5  # steps in a row that may be dropped for a loss or gradient that is not finite
@@ -51,8 +52,8 @@ class Callbacks:
 
     on_step: Callable[[TrainState, StepMetrics, float], None] = lambda state, metrics, seconds: None
     """After each step, with the seconds that it took."""
-    on_milestone: Callable[[TrainState], None] = lambda state: None
-    """At each milestone step: evaluations and samples."""
+    on_look: Callable[[TrainState], Agenda | None] = lambda state: None
+    """At each look: evaluations, samples, and perhaps a new agenda."""
     save: Callable[[TrainState], None] = lambda state: None
     """Writes a checkpoint."""
     on_skip: Callable[[TrainState, StepMetrics], None] = lambda state, metrics: None
@@ -65,19 +66,21 @@ def train(
     config: StepConfig,
     callbacks: Callbacks,
     *,
-    milestones: frozenset[int] = frozenset(),
+    agenda: Agenda | None = None,
     save_every_s: float = 60.0,
     world: World = ALONE,
     stop: StopSignal | None = None,
     loss_fn: Callable | None = None,
 ) -> TrainState:
-    """Runs train_step until ``config.n_steps``; resumes wherever the state stands.
+    """Runs train_step until the agenda's last step (without one, ``config.n_steps``); resumes wherever the state stands.
 
     Saves every ``save_every_s`` seconds and at a stop signal, then raises Interrupted. A step that is not finite is dropped; after
     MOST_SKIPS in a row NotFinite is raised, with the last good weights in the state and on disk.
     """
     last_save = time.monotonic()
-    while state.step < config.n_steps:
+    agenda = agenda or Agenda(config.n_steps)
+    while state.step < agenda.n_steps:
+        config = replace(config, n_steps=agenda.n_steps)
         started = time.monotonic()
         state, metrics = train_step(state, feed(state.step), config, world, loss_fn)
         if metrics.finite:
@@ -90,8 +93,8 @@ def train(
                     f"step {state.step}: loss {metrics.loss}, gradient norm {metrics.grad_norm}, not finite {MOST_SKIPS} steps in a row; "
                     f"the weights of step {state.step - MOST_SKIPS} are kept: lower the learning rate and start again"
                 )
-        if state.step in milestones:
-            callbacks.on_milestone(state)
+        if state.step in agenda.looks:
+            agenda = callbacks.on_look(state) or agenda
         due = time.monotonic() - last_save > save_every_s
         asked, due = _agree(stop is not None and stop.asked is not None, due and world.is_main, world)
         if asked:

@@ -106,7 +106,7 @@ def test_predictions_and_measurements_are_the_files_numbers(finished: Path) -> N
     said, was = manifest["plan"]["predicted"], manifest["measured"]
     assert page.row("parameters") == ["parameters", f"{said['parameters']:,}", f"{was['parameters']:,}", "1.000", "✓"]
     assert page.row("time")[3:] == [f"{was['seconds'] / said['seconds']:.3f}", "✓"]
-    assert page.row("peak memory") == ["peak memory", "1.311 GB", "1.502 GB", "1.146", "✗"]
+    assert page.row("peak memory") == ["peak memory", "1.31 GB", "1.50 GB", "1.146", "✗"]
     assert page.row("bits per byte") == ["bits per byte", "1.2600", "1.2346", "0.980", "✓"]
     assert page.row("batch size") == ["batch size", "32 sequences", "near the critical batch of the loss reached", "McCandlish et al. 2018"]
     assert page.row("validation bytes") == ["validation bytes", "610,000"] and page.row("n documents") == ["n documents", "1,183"]

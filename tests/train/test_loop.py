@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from groundup.optim import Schedule
+from groundup.train.agenda import Agenda
 from groundup.train.loop import MOST_SKIPS, Callbacks, Interrupted, NotFinite, StopSignal, train
 from groundup.train.step import StepConfig
 
@@ -28,10 +29,10 @@ def spoil(state, steps: set[int]):
     return loss_fn
 
 
-def test_it_ends_after_the_last_step_and_passes_every_milestone(new_state, new_batch):
+def test_it_ends_after_the_last_step_and_passes_every_look(new_state, new_batch):
     steps, looks = [], []
-    callbacks = Callbacks(on_step=lambda s, m, seconds: steps.append(s.step), on_milestone=lambda s: looks.append(s.step))
-    state = train(new_state(), new_batch, SETTINGS, callbacks, milestones=frozenset({3, 12}))
+    callbacks = Callbacks(on_step=lambda s, m, seconds: steps.append(s.step), on_look=lambda s: looks.append(s.step))
+    state = train(new_state(), new_batch, SETTINGS, callbacks, agenda=Agenda(SETTINGS.n_steps, (3, 12)))
     assert state.step == 12 and steps == list(range(1, 13)) and looks == [3, 12]
 
 
@@ -81,3 +82,17 @@ def test_saving_after_no_seconds_is_saving_after_each_step(new_state, new_batch)
     saved = []
     train(new_state(), new_batch, SETTINGS, Callbacks(save=lambda s: saved.append(s.step)), save_every_s=0)
     assert saved == list(range(1, 13))
+
+
+def test_a_look_may_change_how_long_the_run_is(new_state, new_batch):
+    looks, scales = [], []
+
+    def look(state):
+        looks.append(state.step)
+        return Agenda(8, (6, 8)) if state.step == 2 else None
+
+    callbacks = Callbacks(on_step=lambda s, m, seconds: scales.append(m.lr_scale), on_look=look)
+    settings = StepConfig(12, 4, Schedule("wsd", decay_fraction=0.5))
+    state = train(new_state(), new_batch, settings, callbacks, agenda=Agenda(12, (2, 12)))
+    assert state.step == 8 and looks == [2, 6, 8]
+    assert scales == [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
