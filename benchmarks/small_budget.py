@@ -202,7 +202,7 @@ def sweep_contestant(
     for trial in trials:
         if math.isinf(trial["bits_per_byte"]):
             trial["bits_per_byte"] = None
-    return {"split": "validation", "seconds": seconds, "seed": SWEEP_SEED, "chosen": chosen, "trials": trials}
+    return {"corpus": text.name, "split": "validation", "seconds": seconds, "seed": SWEEP_SEED, "chosen": chosen, "trials": trials}
 
 
 def settings_of(name: str, sweeps: Mapping[str, Any]) -> dict[str, Any]:

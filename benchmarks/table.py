@@ -35,7 +35,8 @@ def small_budget_table(result: Mapping[str, Any]) -> str:
     seeds = max(row["seeds"] for row in summary.values())
     swept = {name: own for name in summary if (own := _sweep(name, result["sweeps"]))}
     seconds = sorted({own.get("seconds", result["budget_s"]) for own in swept.values()})
-    trials = f"in trials of {', '.join(f'{s:g}' for s in seconds)} seconds"
+    where = ", ".join(sorted({own.get("corpus", corpus["name"]) for own in swept.values()}))
+    trials = f"of {where} in trials of {', '.join(f'{s:g}' for s in seconds)} seconds"
     tuned = f"; settings of {', '.join(swept)} swept on the validation split {trials}" if swept else ""
     return (
         f"**Bits per byte after {result['budget_s']:g} seconds on {corpus['name']}** ({corpus['n_bytes'] / 1e6:.1f} MB of text, "
@@ -73,6 +74,7 @@ def ablation_table(result: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "small_budget": small_budget_table,
+    "small_budget_novels": small_budget_table,
     "step_speed": step_speed_table,
     "ablation": ablation_table,
 }
