@@ -74,7 +74,6 @@ def ablation_table(result: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "small_budget": small_budget_table,
-    "small_budget_novels": small_budget_table,
     "step_speed": step_speed_table,
     "ablation": ablation_table,
 }
