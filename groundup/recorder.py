@@ -221,7 +221,9 @@ class Recorder:
         elif self.follows_the_clock and may_change(Schedule(**plan["schedule"]), state.step, self.agenda.n_steps):
             looks = self.agenda.left(state.step) * self.training.seconds_of_look(plan["look_seconds"])
             left = plan["seconds"] - self.spent - looks - plan["after_seconds"]
-            agenda = revised(self.agenda, state.step, left, self.training.seconds_of_step(state.step, plan["step_seconds"]))
+            agenda = revised(
+                Schedule(**plan["schedule"]), self.agenda, state.step, left, self.training.seconds_of_step(state.step, plan["step_seconds"])
+            )
             decision = {"step": state.step, "n_steps": agenda.n_steps, "looks": list(agenda.looks)}
             self.run.update(agendas=[*decided, decision])
             changed, self.agenda = agenda.n_steps / self.agenda.n_steps - 1, agenda
@@ -252,14 +254,6 @@ class Recorder:
         self.listener.evaluation(record)
         return score
 
-    def _predict_again(self) -> None:
-        """Restates the plan's steps, tokens and FLOPs where the clock has changed them; time and memory stay as predicted."""
-        plan = self.run.manifest["plan"]
-        if self.agenda.n_steps != plan["n_steps"]:
-            planned = self.agenda.n_steps * plan["batch_size"] * plan["seq_len"]
-            plan["planned_steps"], plan["n_steps"] = plan["n_steps"], self.agenda.n_steps
-            plan["predicted"] |= {"tokens": planned, "flops": self.counted.flops_training(planned)}
-
     def save(self, state: TrainState) -> None:
         """Writes a checkpoint; the other ranks wait for it."""
         if self.world.is_main:
@@ -278,7 +272,6 @@ class Recorder:
         with self.clock.phase("samples"):
             write_samples(self.run, self.bench, state.step, self.spent, n_parse=parse_samples(self.bench.plan["seconds"]))
         tokens = state.step * self.bench.plan["batch_size"] * self.bench.plan["seq_len"]
-        self._predict_again()
         measured = {
             "parameters": sum(p.numel() for p in self.bench.model.parameters()),
             "tokens": tokens,
@@ -287,5 +280,5 @@ class Recorder:
             "peak_memory_bytes": peak,
             "bits_per_byte": score.bits_per_byte["model"],
         }
-        shutil.rmtree(self.run.path / "state", ignore_errors=True)
         self.run.finish("finished", measured=measured)
+        shutil.rmtree(self.run.path / "state", ignore_errors=True)  # last: a kill before it must not leave a run without either

@@ -154,7 +154,8 @@ def conclusion(run: RunFolder, report: Path) -> None:
         last = [json.loads(line) for line in samples.read_text().splitlines()]
         texts = [s for s in last if "text" in s and s["step"] == last[-1]["step"]]
         if texts:
-            console.print(f"\n[dim]it writes:[/dim] {texts[0]['prompt']}{texts[0]['text']}\n", markup=True)
+            console.print("\n[dim]it writes:[/dim]", end=" ")
+            console.print(f"{texts[0]['prompt']}{texts[0]['text']}\n", markup=False, emoji=False)
     console.print(
         f"report: {report}\n"
         f"next:   groundup generate {run.path} --prompt '...'   groundup chat {run.path}   groundup runs {run.path.parent}"

@@ -7,6 +7,7 @@ that is killed and resumed keeps those it has made.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from groundup.optim import Schedule
@@ -37,12 +38,16 @@ def evenly(step: int, n_steps: int, n_looks: int) -> Agenda:
 def may_change(schedule: Schedule, step: int, n_steps: int) -> bool:
     """Whether the learning rate so far does not depend on how long the run is."""
     if schedule.kind == "constant":
-        return True
-    return schedule.kind == "wsd" and step <= n_steps * (1 - schedule.decay_fraction)
+        return step < n_steps
+    return schedule.kind == "wsd" and step < n_steps and step <= n_steps * (1 - schedule.decay_fraction)
 
 
-def revised(agenda: Agenda, step: int, seconds_left: float, seconds_per_step: float) -> Agenda:
-    """As many more steps as the seconds hold, at most MOST_CHANGE times more or fewer than were left; as many looks as were left."""
+def revised(schedule: Schedule, agenda: Agenda, step: int, seconds_left: float, seconds_per_step: float) -> Agenda:
+    """As many more steps as the seconds hold, at most MOST_CHANGE times more or fewer than were left; as many looks as were left.
+
+    Never so few that the learning rate should have begun to fall before this step.
+    """
     before = agenda.n_steps - step
     ahead = min(max(seconds_left / seconds_per_step, before / MOST_CHANGE), before * MOST_CHANGE)
-    return evenly(step, step + max(1, int(ahead)), agenda.left(step))
+    least = math.ceil(step / (1 - schedule.decay_fraction)) if schedule.kind == "wsd" and schedule.decay_fraction < 1 else step + 1
+    return evenly(step, max(step + max(1, int(ahead)), least), agenda.left(step))

@@ -116,7 +116,7 @@ def test_predictions_and_measurements_are_the_files_numbers(finished: Path) -> N
 
 
 @pytest.mark.usefixtures("unsaved")
-@pytest.mark.parametrize(("name", "value", "kept"), [("tokens", 6_553_601, "✗"), ("seconds", 198.0, "✓"), ("seconds", 198.5, "✗")])
+@pytest.mark.parametrize(("name", "value", "kept"), [("parameters", 6_553_601, "✗"), ("seconds", 198.0, "✓"), ("seconds", 198.5, "✗")])
 def test_counts_are_promised_exactly_and_the_rest_within_a_tenth(tmp_path: Path, name: str, value: float, kept: str) -> None:
     run = fake_run(tmp_path / "run", steps=2)
     measured = json.loads((run / "manifest.json").read_text())["measured"]
