@@ -20,7 +20,7 @@ def test_neighbours_are_one_notch_away_and_make_sense():
 
 
 def test_the_table_has_the_best_first_and_compares_medians():
-    table = rows({AS_PLANNED: [1.0, 1.1, 1.2], "width 64": [0.9, 1.0, 1.3], "depth 3": [1.2]})
+    table = rows({AS_PLANNED: {"0": 1.0, "1": 1.1, "2": 1.2}, "width 64": {"0": 0.9, "1": 1.0, "2": 1.3}, "depth 3": {"0": 1.2}})
     assert [(row["changed"], row["worse by"]) for row in table] == [
         ("width 64", "-0.1000"),
         (AS_PLANNED, "+0.0000"),
