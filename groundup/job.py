@@ -215,7 +215,7 @@ def _documents(corpus: Corpus, splits: Splits, wanted: str, plan: Plan) -> Itera
 
 def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock, world: World) -> Plan:
     """The plan with as many steps as the time that is left really holds, by a rehearsal."""
-    state, settings = _state(bench.plan, bench)
+    state, settings = first_state(bench.plan, bench)
     stream = BatchStream(bench.stores["train"], plan.batch_size, plan.seq_len, plan.seed, 0, world.size)
     cost = rehearse(bench, state, Feed(stream, device, bench.table("train")), settings)
     held_out = {split: store.n_tokens for split, store in bench.stores.items()}
@@ -248,7 +248,7 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
     return dataclasses.replace(plan, choices=restate(plan, held_out["train"]))
 
 
-def _state(plan: dict[str, Any], bench: Workbench) -> tuple[TrainState, StepConfig]:
+def first_state(plan: dict[str, Any], bench: Workbench) -> tuple[TrainState, StepConfig]:
     """What training begins with."""
     optimizer = build_optimizer(bench.model.named_parameters(), from_dict(OptimizerConfig, plan["optimizer"]))
     settings = StepConfig(plan["n_steps"], plan["micro_batch_size"], Schedule(**plan["schedule"]), plan["clip_norm"])
@@ -275,7 +275,7 @@ def finish(
     else:
         bench = dataclasses.replace(bench.restart(), plan=run.manifest["plan"])
     plan = bench.plan
-    state, steps = _state(plan, bench)
+    state, steps = first_state(plan, bench)
     previous = load_checkpoint(run.path, state)
     before = (previous or {}).get("spent", run.manifest["seconds_before_training"]) if resumed else 0.0
     recorder = Recorder(run, bench, clock, listener, world, before)
