@@ -266,13 +266,13 @@ def _open(path: Path):
     from groundup.kernels.memory import keep_freed_memory
     from groundup.runfolder import RunFolder
     from groundup.train.calibrate import pick_device
-    from groundup.workbench import open_workbench
+    from groundup.workbench import open_trained
 
     run = RunFolder.open(path)
-    if "plan" not in run.manifest:
+    if not run.resumable:
         raise UsageError(f"{path} was stopped before training began: start again with `groundup train`")
     keep_freed_memory()
-    return open_workbench(run, pick_device(), weights=True)
+    return open_trained(run, pick_device())
 
 
 def _free_name() -> Path:

@@ -107,6 +107,9 @@ class HashEmbedding:
         return self.n_rows >= SPARSE_ROWS
 
 
+SOAP_SIDE = 10_000
+"""Sides of a matrix longer than this have no eigenbasis under SOAP (Vyas et al. 2024)."""
+
 PRIOR_GATE_WIDTH = 32
 """Hidden units of the prior's gate that read what is known of a context."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,10 @@ from typing import Any
 import torch
 
 from groundup.account import Budget, parse_budget
-from groundup.account.hardware import reset_peak_process_memory
 from groundup.account.plan import Plan, make_plan, restate
 from groundup.account.rules import Overrides
 from groundup.config import from_dict, to_dict
-from groundup.data import BatchStream, Corpus, Document, Splits, TokenStore, assign_splits, open_corpus, write_shards
-from groundup.data.corpus import content_hash
+from groundup.data import SPLITS, BatchStream, Corpus, Document, ShardsWriter, Split, Splits, TokenStore, assign_splits, open_corpus, take
 from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.writing import tokens_written
 from groundup.files import write_file
@@ -42,15 +40,16 @@ from groundup.recorder import (
     Listener,
     Recorder,
     parse_samples,
+    reset_peak_memory,
     sample_stages,
 )
 from groundup.rehearsal import rehearse
-from groundup.runfolder import RunFolder, code_version, environment
+from groundup.runfolder import RunFolder, code_version, environment, lock_run, new_folder
 from groundup.tokenizer import Tokenizer
 from groundup.train.calibrate import measure_machine, pick_device
-from groundup.train.checkpoint import load_checkpoint, lock_run
+from groundup.train.checkpoint import load_checkpoint
 from groundup.train.feed import Feed
-from groundup.train.loop import Callbacks, Interrupted, NotFinite, StopSignal, train
+from groundup.train.loop import Callbacks, Interrupted, StopSignal, train
 from groundup.train.step import StepConfig, TrainState
 from groundup.workbench import Workbench, compute_dtype, encoded, open_workbench
 
@@ -77,42 +76,38 @@ class Job:
     overrides: Overrides = field(default_factory=Overrides)
     """Values set by hand."""
 
+    def check(self) -> None:
+        """UsageError for what cannot be, before anything is read."""
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: give a whole number from 0 on")
+        if not self.save_every_s >= 0:
+            raise UsageError(f"--save-every {self.save_every_s}: give seconds from 0 on")
+        self.overrides.check()
+
 
 def start(job: Job, listener: Listener) -> RunFolder:
     """Runs the whole job in a new run folder; a failure before training leaves nothing behind."""
+    job.check()
+    budget = parse_budget(job.budget)
     keep_freed_memory()
     world, device = join_world(), pick_device()
-    budget = parse_budget(job.budget)
-    if world.is_main and (job.out / "manifest.json").exists():
-        raise UsageError(f"{job.out} already holds a run: choose another --out, or go on with it by --resume {job.out}")
-    new = not job.out.exists() or not any(job.out.iterdir())
-    if world.is_main and not new:
-        raise UsageError(f"{job.out} is not empty and holds no run: choose another --out")
-    trained = False
     try:
-        with contextlib.ExitStack() as stack:
-            if world.is_main:
-                stack.enter_context(lock_run(job.out))
+        with new_folder(job.out) if world.is_main else contextlib.nullcontext():
             listener.phase("read")
             started = time.monotonic()
             corpus = open_corpus(job.data, text_field=job.text_field)
             splits = assign_splits(corpus)
             read_seconds = time.monotonic() - started
             if world.is_main:
-                run = RunFolder.create(job.out, _first_manifest(job, corpus, splits, device))
+                run = RunFolder.create(job.out, _first_manifest(job, corpus, splits, device, world))
             else:
                 run = RunFolder(job.out, {})
                 run.read_only = True
             run.log("phase", name="read", seconds=read_seconds)
             clock = Clock(run, listener)
             bench = prepare(run, job, budget, corpus, splits, device, world, clock)
-            trained = True
             finish(run, device, world, clock, listener, bench=bench)
             return run
-    except (GroundupError, KeyboardInterrupt):
-        if world.is_main and new and not trained:
-            shutil.rmtree(job.out, ignore_errors=True)
-        raise
     finally:
         leave_world(world)
 
@@ -126,7 +121,7 @@ def resume(path: Path, listener: Listener) -> RunFolder:
         run.read_only = not world.is_main
         if run.manifest["status"] == "finished":
             raise UsageError(f"{path} is finished: there is nothing to resume; start a new run with `groundup train`")
-        if "seconds_before_training" not in run.manifest:
+        if not run.resumable:
             raise UsageError(f"{path} was stopped before training began: remove the folder and start again with `groundup train`")
         with lock_run(path) if world.is_main else contextlib.nullcontext():
             threads = run.manifest["environment"]["threads"]
@@ -140,9 +135,10 @@ def resume(path: Path, listener: Listener) -> RunFolder:
         leave_world(world)
 
 
-def _first_manifest(job: Job, corpus: Corpus, splits: Splits, device: torch.device) -> dict[str, Any]:
+def _first_manifest(job: Job, corpus: Corpus, splits: Splits, device: torch.device, world: World) -> dict[str, Any]:
+    asked = {"data": list(job.data), "text_field": job.text_field, "budget": job.budget, "seed": job.seed}
     return {
-        "command": {"data": list(job.data), "budget": job.budget, "seed": job.seed, "overrides": to_dict(job.overrides)},
+        "command": asked | {"save_every": job.save_every_s, "processes": world.size, "overrides": to_dict(job.overrides)},
         "corpus": corpus.manifest() | {"splits": splits.manifest()},
         "environment": environment(str(device)),
         "code": code_version(),
@@ -191,26 +187,30 @@ def prepare(
 
 def _tokenize(run: RunFolder, plan: Plan, corpus: Corpus, splits: Splits, clock: Clock) -> Tokenizer:
     with clock.phase("tokenizer"):
-        texts = (document.text for document in _documents(corpus, splits, "train", plan))
+        texts = (document.text for split, document in _documents(corpus, splits, plan) if split == "train")
         tokenizer = Tokenizer.train(texts, plan.model.vocab_size, max_bytes=plan.tokenizer_bytes)
         tokenizer.save(run.path / "tokenizer.json")
-    with clock.phase("encode"):
-        for wanted in ("train", "validation", "test"):
-            write_shards(
-                encoded(tokenizer, _documents(corpus, splits, wanted, plan)),
-                run.path / "tokens" / wanted,
-                vocab_size=tokenizer.vocab_size,
-                tokenizer_hash=tokenizer.hash,
-            )
+    with clock.phase("encode"), contextlib.ExitStack() as stack:
+        what = {"vocab_size": tokenizer.vocab_size, "tokenizer_hash": tokenizer.hash}
+        writers = {split: stack.enter_context(ShardsWriter(run.path / "tokens" / split, **what)) for split in SPLITS}
+        split_of: deque[Split] = deque()  # of the documents on their way through the encoder, in its order
+
+        def documents() -> Iterator[Document]:
+            for split, document in _documents(corpus, splits, plan):
+                split_of.append(split)
+                yield document
+
+        for document, ids in encoded(tokenizer, documents()):
+            writers[split_of.popleft()].add(document, ids)
     return tokenizer
 
 
-def _documents(corpus: Corpus, splits: Splits, wanted: str, plan: Plan) -> Iterator[Document]:
-    """The documents of a split; of train, when the plan takes only a part, those whose hash falls below that part."""
-    part = plan.text_bytes / splits.bytes["train"]
+def _documents(corpus: Corpus, splits: Splits, plan: Plan) -> Iterator[tuple[Split, Document]]:
+    """The documents with their splits; where the plan takes only a part of the text, that part of them."""
+    share = {split: plan.held_out_bytes / n for split, n in splits.bytes.items()} | {"train": plan.text_bytes / splits.bytes["train"]}
     for split, document in splits.apply(corpus.documents()):
-        if split == wanted and (split != "train" or part >= 1 or int.from_bytes(content_hash(document.text)[:8], "big") < part * 2**64):
-            yield document
+        for piece in take(document, share[split]):
+            yield split, piece
 
 
 def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock, world: World) -> Plan:
@@ -229,10 +229,9 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
     looks += (sample_stages(plan.seconds) - 1) * tokens_written(bench, 0) * cost.written_token
     after = final + tokens_written(bench, parse_samples(plan.seconds)) * cost.written_token + OTHER_SHARE * plan.seconds
     left = plan.seconds - clock.spent - looks - after
-    # steps by hand may need more or less than the budget: what is predicted is what they need
-    chosen_by_hand = any(c.name == "steps" and c.source == "you" for c in plan.choices)
+    # given steps may need more or less than the budget: what is predicted is what they need
     # where the phases before took longer than planned, a little training beats throwing their work away
-    n_steps = plan.n_steps if chosen_by_hand else max(1, int(max(left, LEAST_TRAINING * plan.seconds) / cost.step))
+    n_steps = plan.n_steps if plan.steps_given else max(1, int(max(left, LEAST_TRAINING * plan.seconds) / cost.step))
     plan = dataclasses.replace(
         plan,
         n_steps=n_steps,
@@ -268,8 +267,24 @@ def finish(
     resumed: bool = False,
     bench: Workbench | None = None,
 ) -> None:
-    """Trains from wherever the run stands to its last step, evaluates, samples, and notes what was measured."""
+    """Trains from wherever the run stands to its last step, evaluates, samples, and notes what was measured, or how it ended."""
     run.manifest = RunFolder.open(run.path).manifest
+    try:
+        _finish(run, device, world, clock, listener, resumed=resumed, bench=bench)
+    except BaseException as e:
+        stopped = isinstance(e, Interrupted | KeyboardInterrupt)
+        text = str(e) or type(e).__name__
+        with contextlib.suppress(GroundupError):  # what the disk refuses is not what ended the run
+            run.log("event", what="interrupted" if stopped else "failed", text=text)
+            run.finish("interrupted" if stopped else "failed")
+        if stopped:
+            raise Interrupted(f"{text}; to go on: groundup train --resume {run.path}") from None
+        raise
+
+
+def _finish(
+    run: RunFolder, device: torch.device, world: World, clock: Clock, listener: Listener, *, resumed: bool, bench: Workbench | None
+) -> None:
     if bench is None:
         bench = open_workbench(run, device)
     else:
@@ -283,23 +298,18 @@ def finish(
     if world.is_main:
         listener.training(plan, predicted, describe(state.optimizer.groups), ["attention: {}: {}".format(*choose_backend(device))])
     stream = BatchStream(bench.stores["train"], plan["batch_size"], plan["seq_len"], plan["seed"], world.rank, world.size)
-    reset_peak_process_memory()
+    reset_peak_memory(device)
     with clock.phase("train"), StopSignal() as stop:
-        try:
-            train(
-                state,
-                Feed(stream, device, bench.table("train")),
-                steps,
-                Callbacks(recorder.step, recorder.look, recorder.save, recorder.skip),
-                agenda=recorder.begin(state),
-                save_every_s=run.manifest["save_every_s"],
-                world=world,
-                stop=stop,
-            )
-        except (Interrupted, NotFinite) as e:
-            if world.is_main:
-                run.log("event", what=type(e).__name__.lower(), step=state.step, text=str(e))
-                run.finish("interrupted" if isinstance(e, Interrupted) else "failed")
-            raise
+        train(
+            state,
+            Feed(stream, device, bench.table("train")),
+            steps,
+            Callbacks(recorder.step, recorder.look, recorder.save, recorder.skip),
+            agenda=recorder.begin(state),
+            save_every_s=run.manifest["save_every_s"],
+            world=world,
+            stop=stop,
+        )
+        recorder.save(state)  # so that a kill in what follows repeats no training
     if world.is_main:
         recorder.conclude(state)

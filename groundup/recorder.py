@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from groundup.account import CPU, GPU, cost, parse_budget, process_memory_bytes, training_memory
-from groundup.account.hardware import peak_process_memory_bytes
+from groundup.account import CPU, GPU, cost, process_memory_bytes, training_memory
+from groundup.account.hardware import peak_process_memory_bytes, reset_peak_process_memory
 from groundup.evaluate.bits import Score
 from groundup.evaluate.writing import write_samples
 from groundup.files import disk_errors, settle
@@ -36,6 +36,19 @@ FEW_STEPS = 4  # since training began, too few to say how long one takes
 EVALUATION_SHARE = (
     0.1  # of the budget that the final evaluation may take; where all of the test split needs more, evenly spread windows of it
 )
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Starts the peak anew, so that it is training's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        reset_peak_process_memory()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that was held since then: of a GPU what tensors took, of a processor what the process did."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_process_memory_bytes()
 
 
 def sample_stages(seconds: float) -> int:
@@ -130,6 +143,11 @@ class Recorder:
         return None if prior is None else (prior.n_experts, prior.n_features)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.bench.model.embedding.weight.device
+
+    @property
     def spent(self) -> float:
         """Seconds of the budget spent so far, earlier attempts included."""
         return self.before + self.clock.spent
@@ -139,12 +157,13 @@ class Recorder:
         plan = self.bench.plan
         tokens = plan["n_steps"] * plan["batch_size"] * plan["seq_len"]
         release_freed_memory()  # what earlier phases freed is there for training to take
-        given = {"process, text and counts": process_memory_bytes() - 4 * self.counted.parameters}
+        on_cpu = self.device.type == "cpu"
+        given = {"process, text and counts": process_memory_bytes() - 4 * self.counted.parameters} if on_cpu else {}
         memory = training_memory(
             self.bench.model.config,
             batch_size=plan["micro_batch_size"],
             seq_len=plan["seq_len"],
-            run=CPU if self.bench.model.embedding.weight.device.type == "cpu" else GPU,
+            run=CPU if on_cpu else GPU,
             matrices=plan["optimizer"]["matrices"],
             accumulating=plan["batch_size"] // self.world.size > plan["micro_batch_size"],
             prior_shape=self._prior_shape(),
@@ -152,6 +171,7 @@ class Recorder:
         )
         predicted = {
             "parameters": self.counted.parameters,
+            "steps": plan["n_steps"],
             "tokens": tokens,
             "flops": self.counted.flops_training(tokens),
             "seconds": plan["predicted_seconds"],
@@ -218,7 +238,7 @@ class Recorder:
         before = next((d for d in decided if d["step"] == state.step), None)
         if before is not None:
             self.agenda = Agenda(before["n_steps"], tuple(before["looks"]))
-        elif self.follows_the_clock and may_change(Schedule(**plan["schedule"]), state.step, self.agenda.n_steps):
+        elif not plan["steps_given"] and may_change(Schedule(**plan["schedule"]), state.step, self.agenda.n_steps):
             looks = self.agenda.left(state.step) * self.training.seconds_of_look(plan["look_seconds"])
             left = plan["seconds"] - self.spent - looks - plan["after_seconds"]
             agenda = revised(
@@ -229,12 +249,6 @@ class Recorder:
             changed, self.agenda = agenda.n_steps / self.agenda.n_steps - 1, agenda
             if abs(changed) > TOLD_CHANGE:
                 self.listener.event(f"{agenda.n_steps:,} steps in all now, {changed:+.0%}: what the time left holds at the pace so far")
-
-    @property
-    def follows_the_clock(self) -> bool:
-        """Whether the number of steps is what the time holds, and not set by hand or by a budget in FLOPs."""
-        command = self.run.manifest["command"]
-        return command["overrides"]["steps"] is None and parse_budget(command["budget"]).unit != "flops"
 
     def _evaluation(self, state: TrainState, split: str, max_tokens: int | None) -> Score:
         score = self.bench.evaluate(split, max_tokens)
@@ -247,6 +261,7 @@ class Recorder:
             "split": split,
             "bits_per_byte": score.bits_per_byte,
             "bytes": score.n_bytes,
+            "of_bytes": self.bench.stores[split].n_bytes,
             "tokens_scored": score.n_tokens,
             "interval": score.interval,
         }
@@ -262,7 +277,7 @@ class Recorder:
 
     def conclude(self, state: TrainState) -> None:
         """Final weights, final evaluation on the test split, samples, and the account of predicted against measured."""
-        peak = peak_process_memory_bytes() if self.bench.model.embedding.weight.device.type == "cpu" else torch.cuda.max_memory_allocated()
+        peak = peak_memory_bytes(self.device)
         with self.clock.phase("evaluate"):
             file = self.run.path / "model.safetensors"
             with disk_errors(file):
@@ -274,11 +289,13 @@ class Recorder:
         tokens = state.step * self.bench.plan["batch_size"] * self.bench.plan["seq_len"]
         measured = {
             "parameters": sum(p.numel() for p in self.bench.model.parameters()),
+            "steps": state.step,
             "tokens": tokens,
             "flops": self.counted.flops_training(tokens),
             "seconds": self.spent,
             "peak_memory_bytes": peak,
             "bits_per_byte": score.bits_per_byte["model"],
+            "bytes_scored": score.n_bytes,
         }
         self.run.finish("finished", measured=measured)
         shutil.rmtree(self.run.path / "state", ignore_errors=True)  # last: a kill before it must not leave a run without either

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import fcntl
 import hashlib
 import json
 import os
 import platform
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +32,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, manifest: dict[str, Any]) -> RunFolder:
-        """A new run in a folder that does not exist or is empty but for its lock; UsageError if it already holds a run."""
-        if (path / "manifest.json").exists():
-            raise UsageError(f"{path} already holds a run: choose another --out, or go on with it by --resume {path}")
-        with disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
+        """A new run in a folder that ``new_folder`` holds."""
         run = cls(path, {"format": FORMAT, "groundup_version": groundup.__version__, "created": _now(), "status": "running"} | manifest)
         run.write_manifest()
         return run
@@ -47,11 +47,18 @@ class RunFolder:
             manifest = json.loads(file.read_text())
         except ValueError as e:
             raise GroundupError(f"{file}: damaged ({e}); restore it from a copy of the run") from e
+        if not isinstance(manifest, dict):
+            raise GroundupError(f"{file}: damaged (no JSON object); restore it from a copy of the run")
         if manifest.get("format") != FORMAT:
             raise UsageError(
                 f"{path}: a run of another version (format {manifest.get('format')}, this one reads {FORMAT}); use that version"
             )
         return cls(path, manifest)
+
+    @property
+    def resumable(self) -> bool:
+        """Whether all that comes before training is done and written."""
+        return "seconds_before_training" in self.manifest
 
     def update(self, **values: Any) -> None:
         """Sets manifest entries and writes it."""
@@ -72,6 +79,14 @@ class RunFolder:
         """Appends one record to samples.jsonl."""
         self._append("samples.jsonl", values)
 
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl or samples.jsonl; a line that a kill cut off is left out."""
+        file, found = self.path / name, []
+        for line in file.read_bytes().splitlines() if file.is_file() else ():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
     def _append(self, name: str, record: dict[str, Any]) -> None:
         if self.read_only:
             return
@@ -81,6 +96,60 @@ class RunFolder:
     def finish(self, status: str, **values: Any) -> None:
         """Notes how the run ended."""
         self.update(status=status, finished=_now(), **values)
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Holds the run for this process; UsageError if another process has it. The lock dies with the process, however it ends."""
+    with disk_errors(run):
+        run.mkdir(parents=True, exist_ok=True)
+        handle = (run / "lock").open("a")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise UsageError(f"{run}: another process is working on this run; wait for it or choose another folder with --out") from e
+        yield
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[None]:
+    """Holds a folder that is new or empty for a new run. Should it fail before training can begin, nothing of it stays.
+
+    UsageError if the folder has anything in it, or another process takes it at the same moment.
+    """
+    existed = path.exists()
+    _require_empty(path, [])
+    with lock_run(path):
+        _require_empty(path, ["lock"])  # another process may have been here since
+        try:
+            yield
+        except BaseException:
+            if not (path / "manifest.json").exists() or not RunFolder.open(path).resumable:
+                _clear(path, remove=not existed)
+            raise
+
+
+def _require_empty(path: Path, allowed: list[str]) -> None:
+    if (path / "manifest.json").exists():
+        raise UsageError(f"{path} already holds a run: choose another --out, or go on with it by --resume {path}")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is not a folder: choose another --out")
+    with disk_errors(path):
+        found = [p.name for p in path.iterdir()] if path.exists() else allowed
+    if found != allowed:
+        raise UsageError(f"{path} is not empty and holds no run: choose another --out")
+
+
+def _clear(path: Path, *, remove: bool) -> None:
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    if remove:
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 def environment(device: str) -> dict[str, Any]:

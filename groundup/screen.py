@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from groundup.account import format_bytes, format_count, format_flops, format_seconds
 from groundup.evaluate.bits import Score
@@ -63,11 +64,11 @@ class Screen(Listener):
 
     def plan(self, plan: dict[str, Any], machine: dict[str, Any]) -> None:
         """The plan as a table, each value with its reason."""
-        table = Table(title=f"The plan for {plan['budget']} on {machine['name']}", title_justify="left", box=None, pad_edge=False)
+        table = Table(title=Text(f"The plan for {plan['budget']} on {machine['name']}"), title_justify="left", box=None, pad_edge=False)
         for column in ("", "chosen", "why", "source"):
             table.add_column(column, overflow="fold", style="dim" if column in ("why", "source") else None)
         for row in plan["rows"]:
-            table.add_row(row["name"], row["value"], row["why"], row["source"])
+            table.add_row(*(Text(row[column]) for column in ("name", "value", "why", "source")))
         self.console.print(table)
 
     def training(self, plan: dict[str, Any], predicted: dict[str, Any], groups: list[dict[str, str]], notes: list[str]) -> None:
@@ -114,7 +115,7 @@ class Screen(Listener):
 
     def event(self, text: str) -> None:
         """One line."""
-        self.console.print(text)
+        self.console.print(Text(text))
 
 
 def show_rows(rows: list[dict[str, Any]], *, console: Console | None = None, title: str | None = None) -> None:
@@ -127,7 +128,7 @@ def show_rows(rows: list[dict[str, Any]], *, console: Console | None = None, tit
     for name in rows[0]:
         table.add_column(str(name), overflow="fold")
     for row in rows:
-        table.add_row(*("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*(Text("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row.values()))
     console.print(table)
 
 
@@ -140,6 +141,7 @@ def conclusion(run: RunFolder, report: Path) -> None:
         table.add_column(column, justify="left" if not column else "right")
     shown = {
         "parameters": format_count,
+        "steps": format_count,
         "tokens": format_count,
         "flops": format_flops,
         "seconds": format_seconds,
@@ -148,17 +150,18 @@ def conclusion(run: RunFolder, report: Path) -> None:
     for name, show in shown.items():
         table.add_row(name.removesuffix("_bytes").replace("_", " "), show(said[name]), show(was[name]), f"{was[name] / said[name]:.3f}")
     console.print(table)
-    console.print(f"[bold]{was['bits_per_byte']:.4f} bits per byte[/bold] on held-out text (test split)")
-    samples = run.path / "samples.jsonl"
-    if samples.is_file():
-        last = [json.loads(line) for line in samples.read_text().splitlines()]
-        texts = [s for s in last if "text" in s and s["step"] == last[-1]["step"]]
-        if texts:
-            console.print("\n[dim]it writes:[/dim]", end=" ")
-            console.print(f"{texts[0]['prompt']}{texts[0]['text']}\n", markup=False, emoji=False)
+    whole = run.manifest["corpus"]["splits"]["bytes"]["test"]
+    part = "" if was["bytes_scored"] == whole else f", {was['bytes_scored'] / whole:.0%} of it, evenly spread"
+    console.print(f"[bold]{was['bits_per_byte']:.4f} bits per byte[/bold] on held-out text (test split{part})")
+    samples = run.records("samples.jsonl")
+    texts = [s for s in samples if "text" in s and s["step"] == samples[-1]["step"]]
+    if texts:
+        console.print("\n[dim]it writes:[/dim]", end=" ")
+        console.print(Text(f"{texts[0]['prompt']}{texts[0]['text']}\n"))
+    folder, root = shlex.quote(str(run.path)), shlex.quote(str(run.path.parent))
+    console.print(Text(f"report: {report}"), soft_wrap=True)
     console.print(
-        f"report: {report}\n"
-        f"next:   groundup generate {run.path} --prompt '...'   groundup chat {run.path}   groundup runs {run.path.parent}"
+        Text(f"next:   groundup generate {folder} --prompt '...'   groundup chat {folder}   groundup runs {root}"), soft_wrap=True
     )
 
 
@@ -168,4 +171,4 @@ def show_score(name: str, score: Score) -> None:
     interval = f"  (95 % over documents: {score.interval[0]:.4f} to {score.interval[1]:.4f})" if score.interval else ""
     for predictor, bits in score.bits_per_byte.items():
         console.print(f"{predictor:8s} {bits:.4f} bits per byte{interval if predictor == 'model' else ''}")
-    console.print(f"{name}: {score.n_bytes:,} bytes, {score.n_tokens:,} tokens, every byte scored")
+    console.print(Text(f"{name}: {score.n_bytes:,} bytes, {score.n_tokens:,} tokens, every byte scored"))

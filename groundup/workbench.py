@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from groundup.config import ModelConfig, from_dict
-from groundup.data import TokenStore, open_corpus, write_shards
-from groundup.errors import UsageError
+from groundup.data import SPLITS, TokenStore, open_corpus, write_shards
+from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import Score, evaluate
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
@@ -69,24 +70,36 @@ class Workbench:
         )
 
 
-def open_workbench(run: RunFolder, device: torch.device, *, weights: bool = False, prior: NgramPrior | None = None) -> Workbench:
-    """Reads tokenizer, tokens, counts (unless given) and model of a run; with ``weights``, the trained ones."""
+def open_workbench(run: RunFolder, device: torch.device, *, prior: NgramPrior | None = None) -> Workbench:
+    """Reads tokenizer, tokens, counts (unless given) and model of a run, ready to train."""
+    stores = {split: TokenStore.open(run.path / "tokens" / split) for split in SPLITS}
+    return dataclasses.replace(_bench(run, device, prior), stores=stores).restart()
+
+
+def open_trained(run: RunFolder, device: torch.device) -> Workbench:
+    """Reads tokenizer, counts and trained model of a run, ready to score or write; its tokens stay on the disk."""
+    file = run.path / "model.safetensors"
+    if not file.is_file():
+        raise UsageError(f"{run.path} has no trained weights yet: go on with `groundup train --resume {run.path}`")
+    bench = _bench(run, device, None)
+    try:
+        bench.model.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError, OSError) as e:  # RuntimeError: names or shapes of another model
+        reason = str(e).partition("\n")[0]
+        raise GroundupError(f"{file}: damaged or of another model ({reason}); restore it from a copy of the run") from e
+    return bench
+
+
+def _bench(run: RunFolder, device: torch.device, prior: NgramPrior | None) -> Workbench:
     plan = run.manifest["plan"]
     config = from_dict(ModelConfig, plan["model"])
     tokenizer = Tokenizer.load(run.path / "tokenizer.json")
-    stores = {s: TokenStore.open(run.path / "tokens" / s) for s in ("train", "validation", "test") if (run.path / "tokens" / s).exists()}
     if config.prior is not None and prior is None:
         prior = NgramPrior.load(run.path / "prior.safetensors")
     shape = (prior.n_experts, prior.n_features) if prior is not None else None
     model = Decoder(config, prior_shape=shape).to(device)
     model.compute_dtype = compute_dtype(device)
-    bench = Workbench(tokenizer, stores, prior, model, plan).restart()
-    if weights:
-        file = run.path / "model.safetensors"
-        if not file.is_file():
-            raise UsageError(f"{run.path} has no trained weights yet: go on with `groundup train --resume {run.path}`")
-        model.load_state_dict(load_file(file))
-    return bench
+    return Workbench(tokenizer, {}, prior, model, plan)
 
 
 def encoded(tokenizer: Tokenizer, documents: Iterator) -> Iterator:

@@ -48,7 +48,8 @@ class Budget:
             return self.amount / attainable_flops
         if not usd_per_hour or usd_per_hour < 0:
             raise UsageError(
-                f"a budget of {self} needs the price of this machine in dollars an hour, above 0; give it, or a budget such as 3m"
+                f"a budget of {self} needs the price of this machine in dollars an hour, above 0; give it by --usd-per-hour, "
+                f"or a budget such as 3m"
             )
         return 3_600 * self.amount / usd_per_hour
 

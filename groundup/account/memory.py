@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from groundup.account.cost import Cost, Weight, cost, executed_pairs
-from groundup.config import PRIOR_GATE_WIDTH, Layer, ModelConfig, Norm
+from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
 from groundup.errors import UsageError
 
-MOMENTS: dict[str, int] = {"sgd": 1, "adamw": 2, "muon": 1}
-"""Numbers of state for each parameter, in fp32, by method (sgd with momentum)."""
+MOMENTS: dict[str, int] = {"sgd": 1, "adamw": 2, "muon": 1, "soap": 2}
+"""Moments of each parameter, in fp32, by method (sgd with momentum)."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,11 @@ def optimizer_numbers(weights: tuple[Weight, ...], matrices: str, others: str) -
     for method in (matrices, others):
         if method not in MOMENTS:
             raise UsageError(f"optimizer {method!r} has no known state; choose one of {', '.join(MOMENTS)}")
-    return sum(w.numbers * MOMENTS[matrices if w.kind == "matrix" else others] for w in weights)
+    moments = sum(w.numbers * MOMENTS[matrices if w.kind == "matrix" else others] for w in weights)
+    if matrices != "soap":
+        return moments
+    # of each side that is not too long, a Gram matrix and its eigenbasis
+    return moments + sum(2 * side**2 for w in weights if w.kind == "matrix" for side in w.shape if side <= SOAP_SIDE)
 
 
 def saved_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> list[dict[str, dict[str, int]]]:
@@ -355,13 +359,19 @@ class _Step:
 
 
 def _update_bytes(counted: Cost, matrices: str) -> int:
-    """Muon's step: the updates of all matrices, and for the largest stack of one shape [r, c], r <= c, three such and three of [r, r]."""
-    if matrices != "muon":
+    """What a step of the matrices' method holds at most, beyond its state.
+
+    Muon: the updates of all matrices, and for the largest stack of one shape [r, c], r <= c, three such and three of [r, r]. SOAP, one
+    stack at a time: gradient, the same turned, scales, moment turned, update; or the four of [c, c] that renew an eigenbasis.
+    """
+    if matrices not in ("muon", "soap"):
         return 0
     stacks: dict[tuple[int, ...], int] = {}
     for weight in counted.weights:
         if weight.kind == "matrix":
             shape = tuple(sorted(weight.shape))
             stacks[shape] = stacks.get(shape, 0) + 1
+    if matrices == "soap":
+        return 4 * max((count * max(5 * r * c, r * c + 4 * c * c) for (r, c), count in stacks.items()), default=0)
     iteration = max((3 * count * r * (c + r) for (r, c), count in stacks.items()), default=0)
     return 4 * (sum(count * r * c for (r, c), count in stacks.items()) + iteration)

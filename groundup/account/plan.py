@@ -31,6 +31,7 @@ from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
 
 COUNTS_BYTES_PER_S = 1.4e6  # counting n-grams, leaving documents out and fitting the gate, two cores
+HELD_OUT_SHARE = 0.05  # of the training text that is used: as much, and at least a megabyte, of each held-out split
 TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
 
 
@@ -52,6 +53,8 @@ class Plan:
     """Sequences at a time on one rank."""
     n_steps: int
     """Training steps."""
+    steps_given: bool
+    """Whether the steps are the user's, or what a budget in FLOPs holds: then they do not follow the clock."""
     train_seconds: float
     """Seconds that training may take."""
     predicted_seconds: float
@@ -65,7 +68,9 @@ class Plan:
     clip_norm: float
     """Most that the gradient norm may be."""
     text_bytes: int
-    """Bytes of training text used: whole documents, chosen by hash, of about so many bytes."""
+    """Bytes of training text used: documents or pieces of them, chosen by hash, of about so many bytes."""
+    held_out_bytes: int
+    """Most bytes of text used of each held-out split, chosen alike."""
     tokenizer_bytes: int
     """Bytes of text that the tokenizer is trained on."""
     seed: int
@@ -112,7 +117,7 @@ def make_plan(
     Raises UsageError when the budget is too small for a single step, or when overrides contradict each other.
     """
     say = Sayer(overrides or Overrides())
-    funds = _funds(budget, machine, n_bytes, say)
+    funds = _funds(budget, machine, n_bytes, world_size, say)
     flops = funds.train_seconds * world_size / machine.seconds_per_flop
     vocab = say(
         "vocab_size", choose_vocab_size(flops, funds.text_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "assumed"
@@ -122,16 +127,7 @@ def make_plan(
     model = best_shape(say, machine, vocab, seq_len, tokens_per_step, funds.train_seconds * world_size, unique, funds.prior, law)
     batch, micro = _batch(machine, model, seq_len, tokens_per_step, world_size, say)
     step_seconds = machine.seconds_of_step(model, seq_len, batch * seq_len / world_size)
-    n_steps = say(
-        "steps",
-        int(funds.train_seconds / step_seconds),
-        f"{format_seconds(funds.train_seconds)} left for training at {step_seconds * 1e3:.0f} ms a step",
-        "measured",
-    )
-    if n_steps < 1:
-        raise UsageError(
-            f"--budget {budget}: a step takes {format_seconds(step_seconds)} and {format_seconds(funds.train_seconds)} are left: give more"
-        )
+    n_steps = _steps(budget, funds, model, seq_len, batch, step_seconds, say)
     plan = Plan(
         budget=budget,
         seconds=funds.seconds,
@@ -140,6 +136,7 @@ def make_plan(
         batch_size=batch,
         micro_batch_size=micro,
         n_steps=n_steps,
+        steps_given=budget.unit == "flops" or say.overrides.steps is not None,
         train_seconds=funds.train_seconds,
         predicted_seconds=funds.seconds - funds.train_seconds + n_steps * step_seconds,
         step_seconds=step_seconds,
@@ -147,6 +144,7 @@ def make_plan(
         schedule=schedule_fields(n_steps, say),
         clip_norm=1.0,
         text_bytes=funds.text_bytes,
+        held_out_bytes=max(1_000_000, int(HELD_OUT_SHARE * funds.text_bytes)),
         tokenizer_bytes=funds.tokenizer_bytes,
         seed=seed,
         look_tokens=20_000,
@@ -159,14 +157,10 @@ def make_plan(
 def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
     """The plan's lines with the steps and totals that it has now."""
     totals = {choice.name: choice for choice in _totals(plan, unique_tokens)}
-    steps = Choice("steps", f"{plan.n_steps:,}", f"what the time left holds at {plan.step_seconds * 1e3:.0f} ms a step", "measured")
-    by_name = totals | {"steps": steps}
-    out = []
-    for choice in plan.choices:
-        new = by_name.get(choice.name)
-        keep = new is None or (choice.name == "steps" and choice.source == "you")
-        out.append(choice if keep else new)
-    return tuple(out)
+    if not plan.steps_given:
+        why = f"what the time left holds at {plan.step_seconds * 1e3:.0f} ms a step; follows the clock until the learning rate falls"
+        totals["steps"] = Choice("steps", f"{plan.n_steps:,}", why, "measured")
+    return tuple(totals.get(choice.name, choice) for choice in plan.choices)
 
 
 def _totals(plan: Plan, unique_tokens: float) -> list[Choice]:
@@ -180,7 +174,7 @@ def _totals(plan: Plan, unique_tokens: float) -> list[Choice]:
 
 @dataclass(frozen=True)
 class _Funds:
-    """What the budget leaves for training, and what is done before."""
+    """What the budget leaves for training, and what is done before; a budget in FLOPs is for training alone."""
 
     seconds: float
     prior: bool
@@ -189,18 +183,42 @@ class _Funds:
     train_seconds: float
 
 
-def _funds(budget: Budget, machine: Machine, n_bytes: int, say: Sayer) -> _Funds:
-    seconds = budget.seconds_on(attainable_flops=1 / machine.seconds_per_flop, usd_per_hour=machine.usd_per_hour)
-    prior = _choose_prior(n_bytes, machine, say)
-    text_bytes = _text_bytes(seconds, n_bytes, machine, prior, say)
+def _funds(budget: Budget, machine: Machine, n_bytes: int, world_size: int, say: Sayer) -> _Funds:
+    price = say.overrides.usd_per_hour or machine.usd_per_hour
+    if budget.unit == "usd" and price:
+        source = "you" if say.overrides.usd_per_hour else "assumed"
+        say.add("price", f"${price:.2f} an hour", "of each process", source)
+    seconds = budget.seconds_on(attainable_flops=world_size / machine.seconds_per_flop, usd_per_hour=price and price * world_size)
+    prior = _choose_prior(min(n_bytes, _most_text(seconds, machine, True)), machine, say)
+    text_bytes = min(n_bytes, _most_text(seconds, machine, prior))
+    why = "all of it" if text_bytes == n_bytes else f"what {TEXT_SHARE:.0%} of the budget can tokenize" + (" and count" if prior else "")
+    say.add("text", f"{text_bytes / 1e6:.1f} of {n_bytes / 1e6:.1f} MB", why, "measured")
     tokenizer_bytes = int(min(text_bytes, max(1_000_000, 0.05 * seconds * machine.tokenizer_bytes_per_s)))
     spare = _reserve(seconds, text_bytes, tokenizer_bytes, machine, prior)
+    if budget.unit == "flops":
+        return _Funds(seconds + spare, prior, text_bytes, tokenizer_bytes, seconds)
     if spare >= seconds:
         raise UsageError(
             f"--budget {budget}: tokenizer, evaluation and the rest need about {format_seconds(spare)} on this machine; give more than "
             f"{format_seconds(1.5 * spare)}, or less text"
         )
     return _Funds(seconds, prior, text_bytes, tokenizer_bytes, seconds - spare)
+
+
+def _steps(budget: Budget, funds: _Funds, model: ModelConfig, seq_len: int, batch: int, step_seconds: float, say: Sayer) -> int:
+    """As many steps as the seconds left for training hold, or the FLOPs of the budget."""
+    if budget.unit == "flops":
+        n_steps = int(budget.amount / (batch * seq_len * cost(model, seq_len=seq_len).flops_per_token_training))
+        why, source = f"{budget} over the model FLOPs of a step", "exact"
+    else:
+        n_steps = int(funds.train_seconds / step_seconds)
+        why, source = f"{format_seconds(funds.train_seconds)} left for training at {step_seconds * 1e3:.0f} ms a step", "measured"
+    if n_steps < 1 and say.overrides.steps is None:
+        raise UsageError(
+            f"--budget {budget}: too little for one step, which takes {format_seconds(step_seconds)} where "
+            f"{format_seconds(funds.train_seconds)} are left for training: give more"
+        )
+    return say("steps", n_steps, why, source)
 
 
 def _batch(machine: Machine, model: ModelConfig, seq_len: int, tokens_per_step: int, world_size: int, say: Sayer) -> tuple[int, int]:
@@ -222,14 +240,14 @@ def _batch(machine: Machine, model: ModelConfig, seq_len: int, tokens_per_step: 
     return batch, micro
 
 
-def _choose_prior(n_bytes: int, machine: Machine, say: Sayer) -> bool:
+def _choose_prior(text_bytes: int, machine: Machine, say: Sayer) -> bool:
     o = say.overrides
     if o.arch != "groundup":
         if o.prior == "on":
             raise UsageError(f"--prior on and --arch {o.arch} contradict each other: counts cannot be exported; leave one of them out")
         say.add("prior", "off", f"--arch {o.arch} is for export, and counts cannot be exported", "you")
         return False
-    fits = 80 * n_bytes < machine.memory_bytes  # tables, and the experts' word on every token, at three bytes a token
+    fits = 80 * text_bytes < machine.memory_bytes  # tables, and the experts' word on every token, at three bytes a token
     if o.prior != "auto":
         say.add("prior", o.prior, "set by hand", "you")
         return o.prior == "on"
@@ -242,13 +260,9 @@ def _seconds_per_byte(machine: Machine, prior: bool) -> float:
     return 1 / machine.tokenizer_bytes_per_s + (1 / COUNTS_BYTES_PER_S if prior else 0.0)
 
 
-def _text_bytes(seconds: float, n_bytes: int, machine: Machine, prior: bool, say: Sayer) -> int:
-    """All of the text, or what tokenizer and counts can take in within their share of the budget."""
-    most = int(TEXT_SHARE * seconds / _seconds_per_byte(machine, prior))
-    used = min(n_bytes, most)
-    why = "all of it" if used == n_bytes else f"what {TEXT_SHARE:.0%} of the budget can tokenize" + (" and count" if prior else "")
-    say.add("text", f"{used / 1e6:.1f} of {n_bytes / 1e6:.1f} MB", why, "measured")
-    return used
+def _most_text(seconds: float, machine: Machine, prior: bool) -> int:
+    """Bytes that tokenizer and counts can take in within their share of the budget."""
+    return int(TEXT_SHARE * seconds / _seconds_per_byte(machine, prior))
 
 
 def _reserve(seconds: float, text_bytes: int, tokenizer_bytes: int, machine: Machine, prior: bool) -> float:

@@ -6,7 +6,7 @@ C is what the training time would hold at this machine's rate of matrix products
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from groundup.account.budget import format_count
@@ -96,6 +96,22 @@ class Overrides:
     """Learning-rate schedule."""
     weight_decay: float | None = None
     """Decoupled decay of the layers' matrices."""
+    usd_per_hour: float | None = None
+    """Price of this machine, or of each process's share of it, for budgets in dollars."""
+
+    def check(self) -> None:
+        """UsageError for a value that can never be."""
+        least = {"vocab_size": 257, "hash_rows": 0, "weight_decay": 0.0}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None or isinstance(value, str):
+                continue
+            flag = f"--{field.name.replace('_', '-')} {value}"
+            if field.name in least:
+                if not least[field.name] <= value < math.inf:
+                    raise UsageError(f"{flag}: give at least {least[field.name]}")
+            elif not 0 < value < math.inf:
+                raise UsageError(f"{flag}: give a number above 0")
 
 
 @dataclass(frozen=True)

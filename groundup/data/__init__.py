@@ -4,20 +4,23 @@
 from groundup.data.batches import Batch, BatchStream, evaluation_windows
 from groundup.data.corpus import Corpus, open_corpus
 from groundup.data.formats import SEPARATOR, Document
-from groundup.data.shards import TokenStore, write_shards
-from groundup.data.splits import Split, Splits, assign_splits
+from groundup.data.shards import ShardsWriter, TokenStore, write_shards
+from groundup.data.splits import SPLITS, Split, Splits, assign_splits, take
 
 __all__ = [
     "SEPARATOR",
+    "SPLITS",
     "Batch",
     "BatchStream",
     "Corpus",
     "Document",
+    "ShardsWriter",
     "Split",
     "Splits",
     "TokenStore",
     "assign_splits",
     "evaluation_windows",
     "open_corpus",
+    "take",
     "write_shards",
 ]

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -14,7 +15,7 @@ import shutil
 import struct
 import zipfile
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -63,63 +64,76 @@ def write_shards(
     The folder appears complete or not at all. Memory: about 16 bytes and the id for each document. Raises UsageError when the folder
     exists or there are no documents; GroundupError for an id outside the vocabulary, a document without tokens, or a full disk.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise UsageError(f"{folder} exists already: remove it or write the tokens elsewhere")
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-        partial.mkdir(parents=True)
-        _write_all(documents, partial, vocab_size, tokenizer_hash, shard_tokens)
-        os.replace(partial, folder)
-        _sync_folder(folder.parent)
-    except OSError as error:
-        raise GroundupError(f"{folder} cannot be written ({error.strerror or error}): make room or choose another place") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _write_all(documents: Iterable, folder: Path, vocab_size: int, tokenizer_hash: str, shard_tokens: int) -> None:
-    starts, sizes, id_ends, ids = array("q", [0]), array("q"), array("q"), bytearray()
-    writer = _ShardWriter(folder, vocab_size, tokenizer_hash, shard_tokens)
-    try:
+    with ShardsWriter(folder, vocab_size=vocab_size, tokenizer_hash=tokenizer_hash, shard_tokens=shard_tokens) as writer:
         for document, tokens in documents:
-            if not len(tokens):
-                raise GroundupError(f"document {document.id} has no tokens, not even <|endoftext|>: store each with it")
-            if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
-                raise GroundupError(
-                    f"document {document.id} has a token outside the vocabulary of {vocab_size}: encode it with its tokenizer"
-                )
-            writer.write(tokens)
-            starts.append(starts[-1] + len(tokens))
-            sizes.append(len(document.text))
-            ids += document.id.encode("utf-8", "surrogateescape")
-            id_ends.append(len(ids))
-    finally:
-        writer.close()
-    if not sizes:
-        raise UsageError(f"no documents to store in {folder.parent}: give some text")
-    npz = io.BytesIO()
-    arrays = {
-        name: np.array(values, np.int64) for name, values in (("document_starts", starts), ("document_bytes", sizes), ("id_ends", id_ends))
-    }
-    np.savez(npz, ids=np.frombuffer(ids, np.uint8), **arrays)
-    _write_file(folder / "index.npz", npz.getbuffer())
-    index = {
-        "version": VERSION,
-        "vocab_size": vocab_size,
-        "tokenizer_hash": tokenizer_hash,
-        "n_tokens": starts[-1],
-        "n_documents": len(sizes),
-        "n_bytes": sum(sizes),
-        "shard_tokens": shard_tokens,
-        "index_blake2b": _hash(npz.getbuffer()).hex(),
-    }
-    _write_file(folder / "index.json", json.dumps(index, indent=1).encode())
-    _sync_folder(folder)
+            writer.add(document, tokens)
 
 
-class _ShardWriter:
+class ShardsWriter:
+    """``write_shards`` for whoever writes several folders in one go: a context that takes one document at a time."""
+
+    def __init__(self, folder: Path, *, vocab_size: int, tokenizer_hash: str, shard_tokens: int = SHARD_TOKENS) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists():
+            raise UsageError(f"{folder} exists already: remove it or write the tokens elsewhere")
+        self._partial = self.folder.with_name(f".{self.folder.name}.partial")
+        self._sizes_of = {"vocab_size": vocab_size, "tokenizer_hash": tokenizer_hash, "shard_tokens": shard_tokens}
+        self._starts, self._sizes, self._id_ends, self._ids = array("q", [0]), array("q"), array("q"), bytearray()
+        self._ids_file = _IdsWriter(self._partial, vocab_size, tokenizer_hash, shard_tokens)
+
+    def __enter__(self) -> ShardsWriter:
+        with self._disk_errors():
+            shutil.rmtree(self._partial, ignore_errors=True)  # what a killed process left
+            self._partial.mkdir(parents=True)
+        return self
+
+    def add(self, document: Document, tokens: Integer[np.ndarray, " _"]) -> None:
+        """Appends a document."""
+        vocab_size = self._sizes_of["vocab_size"]
+        if not len(tokens):
+            raise GroundupError(f"document {document.id} has no tokens, not even <|endoftext|>: store each with it")
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+            raise GroundupError(f"document {document.id} has a token outside the vocabulary of {vocab_size}: encode it with its tokenizer")
+        with self._disk_errors():
+            self._ids_file.write(tokens)
+        self._starts.append(self._starts[-1] + len(tokens))
+        self._sizes.append(len(document.text))
+        self._ids += document.id.encode("utf-8", "surrogateescape")
+        self._id_ends.append(len(self._ids))
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            with self._disk_errors():
+                self._ids_file.close()
+                if kind is None:
+                    self._finish()
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _finish(self) -> None:
+        if not self._sizes:
+            raise UsageError(f"no documents to store in {self.folder}: give some text")
+        npz = io.BytesIO()
+        arrays = {"document_starts": self._starts, "document_bytes": self._sizes, "id_ends": self._id_ends}
+        np.savez(npz, ids=np.frombuffer(self._ids, np.uint8), **{name: np.array(values, np.int64) for name, values in arrays.items()})
+        _write_file(self._partial / "index.npz", npz.getbuffer())
+        index = {"version": VERSION, "n_tokens": self._starts[-1], "n_documents": len(self._sizes), "n_bytes": sum(self._sizes)}
+        index |= self._sizes_of | {"index_blake2b": _hash(npz.getbuffer()).hex()}
+        _write_file(self._partial / "index.json", json.dumps(index, indent=1).encode())
+        _sync_folder(self._partial)
+        os.replace(self._partial, self.folder)
+        _sync_folder(self.folder.parent)
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            why = error.strerror or error
+            raise GroundupError(f"{self.folder} cannot be written ({why}): make room or choose another place") from error
+
+
+class _IdsWriter:
     """Appends ids to the current shard and begins the next when it is full."""
 
     def __init__(self, folder: Path, vocab_size: int, tokenizer_hash: str, shard_tokens: int) -> None:

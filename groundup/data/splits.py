@@ -17,6 +17,8 @@ from groundup.errors import GroundupError, UsageError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+PIECE_BYTES = 1 << 16
+"""Where only a part of the text is taken, longer documents are cut into pieces of about this size."""
 MIN_BYTES = 2048
 """Least text worth a model."""
 HELD_OUT = 0.025
@@ -96,6 +98,23 @@ class _Survey(NamedTuple):
     sizes: Int64[np.ndarray, " n"]
     sketches: UInt16[np.ndarray, "n bins"]
     largest: Document
+
+
+def take(document: Document, share: float) -> Iterator[Document]:
+    """The pieces of a document that are in a share of all text: those whose hash falls below it, the same whatever the order.
+
+    A document longer than PIECE_BYTES is cut at line ends, so that a share can be had of a corpus of one file.
+    """
+    if share >= 1:
+        yield document
+        return
+    start, n = 0, len(document.text)
+    while start < n:
+        stop = n if n - start < 1.5 * PIECE_BYTES else _cut_near(document.text, start + PIECE_BYTES, PIECE_BYTES // 4)
+        piece = document.text[start:stop]
+        if _key(content_hash(piece)) < share * 2**64:
+            yield Document(document.id if stop - start == n else f"{document.id}#{start}", piece)
+        start = stop
 
 
 def assign_splits(corpus: Corpus) -> Splits:
@@ -199,13 +218,12 @@ def _require_bytes(n_bytes: int, found: str) -> None:
 def _cut(document: Document) -> list[tuple[Split, Document]]:
     """The first 90 % for train, 5 % for validation, 5 % for test, cut where a line ends (a character, if no line ends near)."""
     text, n = document.text, len(document.text)
-    first, second = _cut_near(text, n * 18 // 20), _cut_near(text, n * 19 // 20)
+    first, second = (_cut_near(text, n * part // 20, n // 50) for part in (18, 19))
     pieces = text[:first], text[first:second], text[second:]
     return [(split, Document(f"{document.id}#{split}", piece)) for split, piece in zip(SPLITS, pieces, strict=True)]
 
 
-def _cut_near(text: bytes, target: int) -> int:
-    reach = len(text) // 50
+def _cut_near(text: bytes, target: int, reach: int) -> int:
     if (end := text.find(b"\n", target, target + reach)) >= 0 or (end := text.rfind(b"\n", target - reach, target)) >= 0:
         return end + 1
     for at in range(target, target - 4, -1):

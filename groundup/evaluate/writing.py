@@ -59,8 +59,8 @@ def prompts(bench: Bench) -> list[str]:
     if looks_like_code(bench.stores["train"]):
         return [*CODE_PROMPTS, ""]
     store = bench.stores["validation"]
-    start = int(store.document_starts[0])
-    words = bench.tokenizer.decode(store.slice(start + 1, min(start + 25, store.n_tokens)))
+    first, end = store.document_starts[:2].tolist()
+    words = bench.tokenizer.decode(store.slice(first + 1, min(first + 25, end)))
     return [" ".join(words.split(" ")[:6]), ""]
 
 

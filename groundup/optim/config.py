@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from groundup.config import SOAP_SIDE
 from groundup.errors import UsageError
 
 
@@ -85,7 +86,7 @@ class SOAP:
     """Added to the root of the second moment."""
     refresh_every: int = 10
     """Steps between two QR refreshes of the eigenbasis (Vyas et al. 2024)."""
-    max_dim: int = 10_000
+    max_dim: int = SOAP_SIDE
     """A longer side keeps the identity as its basis (Vyas et al. 2024); 0 is plain Adam."""
 
     def __post_init__(self) -> None:

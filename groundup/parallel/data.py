@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from groundup.errors import UsageError
 
+PREPARATION = datetime.timedelta(days=2)  # the first rank may tokenize for long while the others wait; who dies is torchrun's affair
 BUCKET_NUMBERS = 4 << 20  # gradients summed in one message: large enough that latency is hidden, small enough to copy cheaply
 
 
@@ -45,7 +47,7 @@ def join_world() -> World:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=PREPARATION)
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
 
 

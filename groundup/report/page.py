@@ -103,7 +103,9 @@ def _head(run: Run, name: str) -> str:
         parts = [f"{part} {value:.4f}" for part, value in alone if value is not None]
         lead += f"; alone: {', '.join(parts)}" if parts else ""
         n_bytes = number(last.get("bytes"))
-        lead += "." if n_bytes is None else f". {text.grouped(n_bytes)} bytes scored."
+        of = number(last.get("of_bytes"))
+        part = f" of {text.grouped(of)}, evenly spread," if of and n_bytes and of != n_bytes else ""
+        lead += "." if n_bytes is None else f". {text.grouped(n_bytes)} bytes{part} scored."
     budget = dig(run.manifest, "plan", "budget")
     about = " · ".join(str(v) for v in (f"budget {budget}" if budget else None, status, run.manifest.get("created")) if v)
     return f'<h1>{html.escape(name)}</h1><p class="muted">{html.escape(about)}</p><p class="lead">{lead}</p>'
@@ -208,6 +210,13 @@ def _command(run: Run) -> str:
     data = command.get("data")
     if isinstance(data, list) and data:
         words += ["--data", *map(str, data)]
+    if command.get("text_field", "text") != "text":
+        words += ["--text-field", str(command["text_field"])]
+    if number(command.get("save_every")) not in (None, 60.0):
+        words += ["--save-every", str(command["save_every"])]
+    processes = command.get("processes", 1)
+    if isinstance(processes, int) and processes > 1:
+        words[:1] = ["torchrun", "--nproc-per-node", str(processes), "-m", "groundup.cli"]
     defaults = {"arch": "groundup", "prior": "auto"}
     for name, value in _object(command, "overrides").items():
         if value is not None and defaults.get(name) != value:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,11 @@ def read_run(path: Path) -> Run:
         name = str(record.get("name"))
         phases[name] = phases.get(name, 0.0) + (number(record.get("seconds")) or 0.0)
     rates = [r for r in samples if "parse_rate" in r]
-    texts = [r for r in samples if "parse_rate" not in r]
+    by_prompt: dict[Any, list[Record]] = {}
+    for record in samples:
+        if "parse_rate" not in record:
+            by_prompt.setdefault(str(record.get("prompt")), []).append(record)
+    texts = sorted(chain.from_iterable(map(_last_attempt, by_prompt.values())), key=lambda r: number(r.get("step")) or 0.0)
     return Run(path, manifest, config, train, evaluations, phases, by_kind.get("event", []), texts, _last_attempt(rates), tuple(notes))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from groundup.account import cost, detect, total_memory_bytes
+from groundup.account.hardware import CPU_USD_PER_CORE_HOUR
 from groundup.account.rules import Machine
 from groundup.account.shapes import architecture
 from groundup.config import ModelConfig
@@ -18,8 +19,11 @@ from groundup.model.initialize import initialize
 from groundup.optim import OptimizerConfig, build_optimizer
 from groundup.train.step import StepConfig, TrainBatch, TrainState, train_step
 
-TRIALS = {"cpu": ((64, 2, 512), (64, 2, 2048), (192, 4, 2048)), "cuda": ((512, 6, 4096), (512, 6, 32_768), (1024, 8, 32_768))}
-"""(width, depth, tokens a step): a small model twice, then a large one."""
+TRIALS = {"cpu": ((64, 4, 512), (64, 4, 2048), (256, 2, 2048)), "cuda": ((256, 8, 4096), (256, 8, 32_768), (1536, 4, 32_768))}
+"""(width, depth, tokens a step): a narrow model twice, then a wide one, with six times the FLOPs for each number between its products: with
+less difference, noise decides which of the two a step's time is put down to."""
+TRIAL_VOCABULARY = 512
+TRIAL_STEPS = 5
 TOKENIZER_BYTES_PER_S = 2.5e6  # training and encoding, in plain Python on two cores (docs/lab.md)
 
 
@@ -44,7 +48,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 
     rows, seconds = [], []
     for width, depth, tokens in TRIALS[device.type]:
         config = architecture(
-            "groundup", vocab_size=2048, d_model=width, n_layers=depth, head_dim=32, context_length=seq_len, hash_rows=16_384
+            "groundup", vocab_size=TRIAL_VOCABULARY, d_model=width, n_layers=depth, head_dim=32, context_length=seq_len, hash_rows=16_384
         )
         seconds.append(time_steps(config, device, dtype, batch_size=tokens // seq_len, seq_len=seq_len))
         rows.append([tokens * cost(config, seq_len=seq_len).flops_per_token_training, tokens * width * depth])
@@ -63,7 +67,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 
         matmul_rate(device, dtype),
         TOKENIZER_BYTES_PER_S,
         memory,
-        known.usd_per_hour if known else None,
+        CPU_USD_PER_CORE_HOUR * torch.get_num_threads() if device.type == "cpu" else known.usd_per_hour if known else None,
         float(per_step),
     )
 
@@ -82,7 +86,9 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / best
 
 
-def time_steps(config: ModelConfig, device: torch.device, dtype: torch.dtype, *, batch_size: int, seq_len: int, n: int = 3) -> float:
+def time_steps(
+    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, batch_size: int, seq_len: int, n: int = TRIAL_STEPS
+) -> float:
     """Median seconds of a training step of this model on random tokens, after one to warm up."""
     model = initialize(Decoder(config), 0).to(device)
     model.compute_dtype = dtype

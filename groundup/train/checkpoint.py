@@ -1,14 +1,11 @@
-"""Checkpoints: complete, atomic, verified; and the lock that lets one process at a time work on a run."""
+"""Checkpoints: complete, atomic, verified."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +113,3 @@ def _sync(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def lock_run(run: Path) -> Iterator[None]:
-    """Holds the run for this process; UsageError if another process has it. The lock dies with the process, however it ends."""
-    with disk_errors(run):
-        run.mkdir(parents=True, exist_ok=True)
-        handle = (run / "lock").open("a")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise UsageError(f"{run}: another process is working on this run; wait for it or choose another folder with --out") from e
-        yield

@@ -21,6 +21,8 @@ MOST_SKIPS = 5  # steps in a row that may be dropped for a loss or gradient that
 class Interrupted(GroundupError):
     """The run was asked to stop (Ctrl-C or SIGTERM) and has saved itself."""
 
+    exit_status = 130
+
 
 class NotFinite(GroundupError):
     """Loss or gradients stayed non-finite."""

@@ -11,7 +11,8 @@ import torch
 
 from groundup.errors import GroundupError, UsageError
 from groundup.optim import Schedule
-from groundup.train.checkpoint import checkpoints, load_checkpoint, lock_run, save_checkpoint
+from groundup.runfolder import lock_run
+from groundup.train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from groundup.train.loop import Callbacks, train
 from groundup.train.step import StepConfig, TrainState
 
