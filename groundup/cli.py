@@ -234,11 +234,11 @@ class Runs:
     def run(self) -> None:
         """Prints a table, newest last."""
         from groundup.report import compare, list_runs, plot_runs
-        from groundup.screen import show_rows
+        from groundup.screen import show_runs
 
         runs = list_runs(self.root)
         rows = compare(runs)
-        show_rows(rows)
+        show_runs(rows)
         if self.plot is not None:
             plot_runs(runs, self.plot)
             print(f"wrote {self.plot}")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from groundup.account import Budget, parse_budget
-from groundup.account.plan import Plan, make_plan, restate
+from groundup.account.plan import Plan, final_steps, make_plan, restate
 from groundup.account.rules import Overrides
 from groundup.config import from_dict, to_dict
 from groundup.data import SPLITS, BatchStream, Corpus, Document, ShardsWriter, Split, Splits, TokenStore, assign_splits, open_corpus, take
@@ -231,7 +231,8 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
     left = plan.seconds - clock.spent - looks - after
     # given steps may need more or less than the budget: what is predicted is what they need
     # where the phases before took longer than planned, a little training beats throwing their work away
-    n_steps = plan.n_steps if plan.steps_given else max(1, int(max(left, LEAST_TRAINING * plan.seconds) / cost.step))
+    by_clock = max(1, int(max(left, LEAST_TRAINING * plan.seconds) / cost.step))
+    n_steps = final_steps(plan, by_clock, bench.prior_shape)
     plan = dataclasses.replace(
         plan,
         n_steps=n_steps,

@@ -135,12 +135,8 @@ class Recorder:
         self.before = before
         self.agenda = Agenda(bench.plan["n_steps"])
         self.training = _Pace()
-        self.counted = cost(bench.model.config, seq_len=bench.plan["seq_len"], prior_shape=self._prior_shape())
+        self.counted = cost(bench.model.config, seq_len=bench.plan["seq_len"], prior_shape=bench.prior_shape)
         self.bytes_per_token = bench.stores["train"].n_bytes / bench.stores["train"].n_tokens
-
-    def _prior_shape(self) -> tuple[int, int] | None:
-        prior = self.bench.prior
-        return None if prior is None else (prior.n_experts, prior.n_features)
 
     @property
     def device(self) -> torch.device:
@@ -166,7 +162,7 @@ class Recorder:
             run=CPU if on_cpu else GPU,
             matrices=plan["optimizer"]["matrices"],
             accumulating=plan["batch_size"] // self.world.size > plan["micro_batch_size"],
-            prior_shape=self._prior_shape(),
+            prior_shape=self.bench.prior_shape,
             given=given,
         )
         predicted = {

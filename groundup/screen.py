@@ -118,6 +118,21 @@ class Screen(Listener):
         self.console.print(Text(text))
 
 
+def show_runs(rows: list[dict[str, Any]]) -> None:
+    """Runs as ``report.compare`` gives them, a line each."""
+    shown = {
+        "name": ("run", str),
+        "created": ("created (UTC)", lambda text: text[:16].replace("T", " ")),
+        "status": ("status", str),
+        "budget": ("budget", str),
+        "parameters": ("params", format_count),
+        "tokens": ("tokens", format_count),
+        "bits_per_byte": ("bits/byte", "{:.4f}".format),
+        "seconds": ("time", format_seconds),
+    }
+    show_rows([{title: "" if row[name] is None else show(row[name]) for name, (title, show) in shown.items()} for row in rows])
+
+
 def show_rows(rows: list[dict[str, Any]], *, console: Console | None = None, title: str | None = None) -> None:
     """A list of dictionaries as a table."""
     console = console or Console(highlight=False)

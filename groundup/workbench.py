@@ -42,6 +42,11 @@ class Workbench:
     plan: dict[str, Any]
     tables: dict[str, Table] = field(default_factory=dict)
 
+    @property
+    def prior_shape(self) -> tuple[int, int] | None:
+        """The counts' experts and features, which size the gate; None without counts."""
+        return None if self.prior is None else (self.prior.n_experts, self.prior.n_features)
+
     def restart(self) -> Workbench:
         """Sets the model to what training begins with: initial weights, and the gate as the counts alone have learned it."""
         initialize(self.model, self.plan["seed"])

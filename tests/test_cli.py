@@ -1,11 +1,12 @@
 """What is asked wrongly is refused with one sentence and exit status 2, and leaves nothing behind."""
 
 import json
+from typing import get_args, get_type_hints
 
 import pytest
 
-from groundup import cli
-from groundup.account.rules import Machine
+from groundup import cli, runfolder
+from groundup.account.rules import Machine, Overrides
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,19 @@ REFUSED = {
     "counts in an exported model": ("train --data good.jsonl --arch qwen3 --prior on", "--prior on and --arch qwen3"),
     "hashes in an exported model": ("train --data good.jsonl --arch llama --hash-rows 10", "--hash-rows and --arch llama"),
     "heads that do not divide": ("train --data good.jsonl --d-model 100 --head-dim 64", "--head-dim"),
+    "an empty vocabulary": ("train --data good.jsonl --vocab-size 0", "--vocab-size 0"),
+    "a vocabulary below zero": ("train --data good.jsonl --vocab-size -5", "--vocab-size -5"),
+    "no width": ("train --data good.jsonl --d-model 0", "--d-model 0"),
+    "no layers": ("train --data good.jsonl --n-layers 0", "--n-layers 0"),
+    "no batch": ("train --data good.jsonl --batch-size 0", "--batch-size 0"),
+    "no micro-batch": ("train --data good.jsonl --micro-batch-size 0", "--micro-batch-size 0"),
+    "no steps": ("train --data good.jsonl --steps 0", "--steps 0"),
+    "a rate below zero": ("train --data good.jsonl --matrix-lr -1", "--matrix-lr -1"),
+    "a rate that is no number": ("train --data good.jsonl --matrix-lr nan", "--matrix-lr nan"),
+    "a seed below zero": ("train --data good.jsonl --seed -1", "--seed -1"),
+    "a file in the way": ("train --data good.jsonl --out good.jsonl", "not a folder"),
+    "a folder in use": ("train --data good.jsonl --out other_version", "already holds a run"),
+    "a folder with something in it": ("train --data good.jsonl --out .", "not empty"),
     "generate from no run": ("generate empty", "not a run"),
     "eval on no run": ("eval empty --data good.jsonl", "not a run"),
 }
@@ -72,3 +86,72 @@ def test_debug_shows_where(here):
 
     with pytest.raises(UsageError):
         cli.main(["train", "--data", "nowhere", "--debug"])
+
+
+SIZES = "--d-model 32 --n-layers 1 --head-dim 16 --vocab-size 300 --seq-len 32 --batch-size 2 --hash-rows 100"
+SMALL = ["train", "--data", "good.jsonl", *SIZES.split(" ")]
+
+
+@pytest.mark.parametrize("matrices", get_args(get_type_hints(Overrides)["matrices"])[0].__args__)
+def test_every_optimizer_trains(here, matrices, capsys):
+    cli.main([*SMALL, "--steps", "2", "--matrices", matrices, "--out", "run", "--json"])
+    said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert said["measured"]["steps"] == 2 and said["measured"]["bits_per_byte"] < 9
+
+
+def test_money_and_flops_buy_a_run(here, capsys):
+    cli.main([*SMALL, "--budget", "0.01usd", "--usd-per-hour", "0.6", "--steps", "2", "--out", "a"])
+    cli.main([*SMALL, "--budget", "3e7flop", "--out", "b", "--json"])
+    measured = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["measured"]
+    assert 0.5 * 3e7 < measured["flops"] <= 3e7
+
+
+def test_what_fails_before_training_leaves_the_folder_as_it_was(here, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no counts today")
+
+    monkeypatch.setattr("groundup.job.NgramPrior.build", broken)
+    (here / "mine").mkdir()
+    for out in ("mine", "new"):
+        with pytest.raises(RuntimeError):
+            cli.main([*SMALL, "--steps", "2", "--out", out])
+    assert list((here / "mine").iterdir()) == [] and not (here / "new").exists()
+
+
+def test_the_loser_of_two_that_start_together_leaves_the_winner_alone(here, monkeypatch):
+    with runfolder.new_folder(here / "run"):
+        (here / "run" / "manifest.json").write_text("the winner's")
+        monkeypatch.setattr(runfolder, "_require_empty", lambda *_: None)  # the loser looked a moment before the winner came
+        with pytest.raises(SystemExit):
+            cli.main([*SMALL, "--steps", "2", "--out", "run"])
+        assert (here / "run" / "manifest.json").read_text() == "the winner's"
+
+
+@pytest.fixture
+def finished(here, capsys):
+    cli.main([*SMALL, "--steps", "2", "--out", "run"])
+    capsys.readouterr()
+    return here / "run"
+
+
+DAMAGED = {
+    "the weights": ("model.safetensors", lambda data: data[: len(data) // 2]),
+    "the manifest": ("manifest.json", lambda data: b"[]"),
+    "the counts": ("prior.safetensors", lambda data: data[: len(data) // 2]),
+    "the tokenizer": ("tokenizer.json", lambda data: data[: len(data) // 2]),
+}
+
+
+@pytest.mark.parametrize("name, spoil", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_named(finished, capsys, name, spoil):
+    (finished / name).write_bytes(spoil((finished / name).read_bytes()))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["generate", "run"])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert ended.value.code in (1, 2) and len(said) == 1 and name in said[0]
+
+
+def test_names_are_shown_as_they_are(finished, capsys):
+    finished.rename(finished.with_name("[b]:smile:"))
+    cli.main(["runs", "."])
+    assert "[b]:smile:" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def text(tmp_path_factory) -> Path:
     return folder
 
 
-def launch(size: int, *arguments: str) -> list[subprocess.Popen]:
+def launch(size: int, *arguments: str, **variables: str) -> list[subprocess.Popen]:
     """The ranks of one run, each a process that can be killed: what torchrun would start, without its supervisor."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -38,7 +38,7 @@ def launch(size: int, *arguments: str) -> list[subprocess.Popen]:
     processes = []
     for rank in range(size):
         world = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = ENVIRONMENT | ({name: str(value) for name, value in world.items()} if size > 1 else {})
+        environment = ENVIRONMENT | variables | ({name: str(value) for name, value in world.items()} if size > 1 else {})
         command = [sys.executable, str(DRIVE), "train", *arguments]
         processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     return processes
@@ -98,14 +98,28 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on(runs, text, tmp_path, nam
     processes = launch(world, "--data", str(text), "--out", str(run), *FLAGS[:-2])  # no checkpoint but the one that it saves at the end
     wait_for(processes, run, 5)
     said = stop(processes, signal.SIGTERM)
-    assert processes[0].returncode != 0
-    assert "and saved" in said
+    assert processes[0].returncode == 130
+    assert "and saved" in said and f"groundup train --resume {run}" in said
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "interrupted" and list((run / "state").glob("step-*"))
     before = max(steps(run))
     finish(launch(world, "--resume", str(run)))
     assert (run / "model.safetensors").read_bytes() == (runs / name / "model.safetensors").read_bytes()
     assert 5 <= before < 24
+
+
+def test_a_run_by_time_that_is_killed_in_its_decay_ends_in_the_very_same_weights(text, tmp_path):
+    """The number of steps follows the clock until then; a run that goes on keeps what was decided."""
+    flags = ["--data", str(text), *FLAGS[2:]]
+    finish(launch(ONE, *flags, "--out", str(tmp_path / "whole"), DRIVE_CLOCK="0.1"))
+    manifest = json.loads((tmp_path / "whole" / "manifest.json").read_text())
+    last = manifest["agendas"][-1]["n_steps"]
+    assert manifest["plan"]["n_steps"] != last == manifest["measured"]["steps"] and len(manifest["agendas"]) > 2
+    processes = launch(ONE, *flags, "--out", str(tmp_path / "killed"), DRIVE_CLOCK="0.1")
+    wait_for(processes, tmp_path / "killed", int(0.7 * last))
+    stop(processes, signal.SIGKILL)
+    finish(launch(ONE, "--resume", str(tmp_path / "killed"), DRIVE_CLOCK="5"))  # now far too slow for the time left
+    assert (tmp_path / "killed" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 
 def test_two_processes_learn_as_one(runs):

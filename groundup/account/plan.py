@@ -33,6 +33,7 @@ from groundup.errors import UsageError
 COUNTS_BYTES_PER_S = 1.4e6  # counting n-grams, leaving documents out and fitting the gate, two cores
 HELD_OUT_SHARE = 0.05  # of the training text that is used: as much, and at least a megabyte, of each held-out split
 TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
+FLOPS_TEXT_SECONDS = 120.0  # a budget in FLOPs that is spent sooner counts as so long where text is concerned
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,17 @@ def make_plan(
     return dataclasses.replace(plan, choices=(*say.choices, *_totals(plan, unique)))
 
 
+def final_steps(plan: Plan, by_clock: int, prior_shape: tuple[int, int] | None) -> int:
+    """The steps of the run: those set by hand, what a budget in FLOPs holds (the gate's own included, now that there are counts), or
+    what the clock allows."""
+    if any(choice.name == "steps" and choice.source == "you" for choice in plan.choices):
+        return plan.n_steps
+    if plan.budget.unit == "flops":
+        each = cost(plan.model, seq_len=plan.seq_len, prior_shape=prior_shape).flops_training(plan.batch_size * plan.seq_len)
+        return max(1, int(plan.budget.amount / each))
+    return by_clock
+
+
 def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
     """The plan's lines with the steps and totals that it has now."""
     totals = {choice.name: choice for choice in _totals(plan, unique_tokens)}
@@ -189,9 +201,12 @@ def _funds(budget: Budget, machine: Machine, n_bytes: int, world_size: int, say:
         source = "you" if say.overrides.usd_per_hour else "assumed"
         say.add("price", f"${price:.2f} an hour", "of each process", source)
     seconds = budget.seconds_on(attainable_flops=world_size / machine.seconds_per_flop, usd_per_hour=price and price * world_size)
-    prior = _choose_prior(min(n_bytes, _most_text(seconds, machine, True)), machine, say)
-    text_bytes = min(n_bytes, _most_text(seconds, machine, prior))
-    why = "all of it" if text_bytes == n_bytes else f"what {TEXT_SHARE:.0%} of the budget can tokenize" + (" and count" if prior else "")
+    # a budget in FLOPs does not count what comes before training, so that this may take a while longer
+    for_text = TEXT_SHARE * (max(seconds, FLOPS_TEXT_SECONDS) if budget.unit == "flops" else seconds)
+    prior = _choose_prior(min(n_bytes, int(for_text / _seconds_per_byte(machine, True))), machine, say)
+    text_bytes = min(n_bytes, int(for_text / _seconds_per_byte(machine, prior)))
+    does = "be tokenized and counted" if prior else "be tokenized"
+    why = "all of it" if text_bytes == n_bytes else f"what can {does} in {format_seconds(for_text)}, {TEXT_SHARE:.0%} of the budget"
     say.add("text", f"{text_bytes / 1e6:.1f} of {n_bytes / 1e6:.1f} MB", why, "measured")
     tokenizer_bytes = int(min(text_bytes, max(1_000_000, 0.05 * seconds * machine.tokenizer_bytes_per_s)))
     spare = _reserve(seconds, text_bytes, tokenizer_bytes, machine, prior)
@@ -208,7 +223,7 @@ def _funds(budget: Budget, machine: Machine, n_bytes: int, world_size: int, say:
 def _steps(budget: Budget, funds: _Funds, model: ModelConfig, seq_len: int, batch: int, step_seconds: float, say: Sayer) -> int:
     """As many steps as the seconds left for training hold, or the FLOPs of the budget."""
     if budget.unit == "flops":
-        n_steps = int(budget.amount / (batch * seq_len * cost(model, seq_len=seq_len).flops_per_token_training))
+        n_steps = int(budget.amount / cost(model, seq_len=seq_len).flops_training(batch * seq_len))
         why, source = f"{budget} over the model FLOPs of a step", "exact"
     else:
         n_steps = int(funds.train_seconds / step_seconds)
@@ -258,11 +273,6 @@ def _choose_prior(text_bytes: int, machine: Machine, say: Sayer) -> bool:
 
 def _seconds_per_byte(machine: Machine, prior: bool) -> float:
     return 1 / machine.tokenizer_bytes_per_s + (1 / COUNTS_BYTES_PER_S if prior else 0.0)
-
-
-def _most_text(seconds: float, machine: Machine, prior: bool) -> int:
-    """Bytes that tokenizer and counts can take in within their share of the budget."""
-    return int(TEXT_SHARE * seconds / _seconds_per_byte(machine, prior))
 
 
 def _reserve(seconds: float, text_bytes: int, tokenizer_bytes: int, machine: Machine, prior: bool) -> float:

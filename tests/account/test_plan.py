@@ -52,7 +52,15 @@ def test_time_is_what_the_machine_says():
 
 def test_money_and_flops_are_time_on_this_machine():
     assert plan("1usd").seconds == pytest.approx(1800)
-    assert plan("1e13flop").seconds == pytest.approx(80)
+    flops = plan("1e13flop")
+    assert flops.train_seconds == pytest.approx(80) and flops.seconds > 80
+    assert 0.9e13 < flops.flops <= 1e13 and flops.steps_given and not plan("80s").steps_given
+
+
+def test_several_machines_cost_more_and_do_more():
+    assert plan("1usd", world_size=2).seconds == pytest.approx(900)
+    assert plan("1usd", usd_per_hour=4.0).seconds == pytest.approx(900)
+    assert plan("1e13flop", world_size=2).train_seconds == pytest.approx(40)
 
 
 def test_what_is_set_by_hand_stands_and_says_so():
@@ -77,6 +85,7 @@ def test_counts_only_where_they_fit_and_can_stay():
     assert plan("3m", prior="off").model.prior is None
     assert plan("3m", arch="qwen3").model.prior is None
     assert plan("3h", 400 * MB).model.prior is None, "their tables are larger than the memory"
+    assert plan("1m", 400 * MB).model.prior is not None, "of so much text only a part would be counted"
 
 
 def test_several_processes_share_the_batch():
@@ -93,7 +102,7 @@ def test_several_processes_share_the_batch():
         ({"budget": "3m", "arch": "llama", "prior": "on"}, "contradict"),
         ({"budget": "3m", "arch": "llama", "hash_rows": 9}, "contradict"),
         ({"budget": "3m", "batch_size": 3, "world_size": 2}, "multiple of the 2 processes"),
-        ({"budget": "3m", "d_model": 768, "n_layers": 40, "seq_len": 2048, "batch_size": 4096}, "a step takes"),
+        ({"budget": "3m", "d_model": 768, "n_layers": 40, "seq_len": 2048, "batch_size": 4096}, "too little for one step"),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, what):

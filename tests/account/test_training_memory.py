@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from model_shapes import LLAMA_3_8B, SMOLLM2_135M, configs, uniform
 
 from groundup.account import CPU, GPU, cost, training_memory
-from groundup.account.memory import saved_bytes
+from groundup.account.memory import optimizer_numbers, saved_bytes
 from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior
 from groundup.errors import UsageError
 
@@ -104,3 +104,19 @@ def test_bars_are_as_long_as_their_bytes():
 def test_an_optimizer_without_known_state_is_refused():
     with pytest.raises(UsageError, match="muon"):
         training_memory(SMOLLM2_135M, batch_size=1, seq_len=8, matrices="lion")
+
+
+def test_soap_keeps_two_moments_two_gram_matrices_and_two_bases():
+    import torch
+
+    from groundup.model.decoder import Decoder
+    from groundup.optim import OptimizerConfig, build_optimizer
+
+    config = uniform(100, 8, 2, (2, 1, 4), 16)
+    model = Decoder(config)
+    optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(matrices="soap"))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    held = sum(t.numel() for name, t in optimizer.state_dict().items() if "/" in name)
+    counted = cost(config, seq_len=4)
+    assert optimizer_numbers(counted.weights, "soap", "adamw") == held

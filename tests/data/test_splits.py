@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.data import Document, assign_splits
+from groundup.data import Document, assign_splits, take
 from groundup.data.corpus import Corpus
 from groundup.data.near import SHINGLE_BYTES, cluster, similarity, sketch
 from groundup.data.sources import Source
+from groundup.data.splits import PIECE_BYTES
 from groundup.errors import GroundupError, UsageError
 
 WORDS = [bytes(random.Random(i).choices(b"abcdefghijklmnopqrstuvwxyz", k=random.Random(i).randint(2, 9))) for i in range(3000)]
@@ -181,3 +182,25 @@ def test_a_corpus_that_changes_between_readings_is_refused():
     splits = assign_splits(corpus_of(texts))
     with pytest.raises(GroundupError, match="changed while it was read"):
         list(splits.apply(corpus_of(texts[:-1]).documents()))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 400_000), st.floats(0, 1), st.booleans())
+def test_a_share_of_a_long_document_is_pieces_of_it_in_order(n_bytes, share, lines):
+    unit = b"one line of several words\n" if lines else b"\xc3\xa9"
+    text = (unit * (n_bytes // len(unit) + 1))[:n_bytes]
+    text = b"%d" % n_bytes + text
+    every = list(take(Document("d", text), 1 - 1e-12)) if len(text) > PIECE_BYTES else [Document("d", text)]
+    assert b"".join(piece.text for piece in every) == text
+    assert all(len(piece.text) <= 1.5 * PIECE_BYTES for piece in every) and len({piece.id for piece in every}) == len(every)
+    some = list(take(Document("d", text), share))
+    assert {piece.text for piece in some} <= {piece.text for piece in every}
+
+
+def test_a_share_of_many_pieces_is_about_that_share():
+    rng = np.random.default_rng(0)
+    text = rng.integers(32, 127, 200 * PIECE_BYTES, dtype=np.uint8).tobytes()
+    taken = sum(len(piece.text) for piece in take(Document("d", text), 0.3))
+    assert 0.2 < taken / len(text) < 0.4
+    shares = [{piece.id for piece in take(Document("d", text), share)} for share in (0.1, 0.3, 0.8)]
+    assert shares[0] < shares[1] < shares[2]
