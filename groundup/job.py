@@ -51,7 +51,7 @@ from groundup.train.checkpoint import load_checkpoint
 from groundup.train.feed import Feed
 from groundup.train.loop import Callbacks, Interrupted, StopSignal, train
 from groundup.train.step import StepConfig, TrainState
-from groundup.workbench import Workbench, compute_dtype, encoded, open_workbench
+from groundup.workbench import Workbench, compiled_loss, compute_dtype, encoded, open_workbench
 
 LEAST_TRAINING = 0.05  # of the budget, whatever the phases before it took
 OTHER_SHARE = 0.01  # of the budget: what is written after the last step
@@ -237,6 +237,7 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
         plan,
         n_steps=n_steps,
         step_seconds=cost.step,
+        compiled=cost.compiled,
         train_seconds=n_steps * cost.step,
         predicted_seconds=plan.seconds - left + n_steps * cost.step,
         schedule=plan.schedule | {"warmup_steps": max(1, n_steps // 50)},
@@ -297,7 +298,9 @@ def _finish(
     recorder = Recorder(run, bench, clock, listener, world, before)
     predicted = recorder.predict()
     if world.is_main:
-        listener.training(plan, predicted, describe(state.optimizer.groups), ["attention: {}: {}".format(*choose_backend(device))])
+        notes = ["attention: {}: {}".format(*choose_backend(device))]
+        notes += ["loss: through torch.compile"] if plan.get("compiled") else []
+        listener.training(plan, predicted, describe(state.optimizer.groups), notes)
     stream = BatchStream(bench.stores["train"], plan["batch_size"], plan["seq_len"], plan["seed"], world.rank, world.size)
     reset_peak_memory(device)
     with clock.phase("train"), StopSignal() as stop:
@@ -310,6 +313,7 @@ def _finish(
             save_every_s=run.manifest["save_every_s"],
             world=world,
             stop=stop,
+            loss_fn=compiled_loss(bench.model) if plan.get("compiled") else None,
         )
         recorder.save(state)  # so that a kill in what follows repeats no training
     if world.is_main:

@@ -139,11 +139,6 @@ class Recorder:
         self.bytes_per_token = bench.stores["train"].n_bytes / bench.stores["train"].n_tokens
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.bench.model.embedding.weight.device
-
-    @property
     def spent(self) -> float:
         """Seconds of the budget spent so far, earlier attempts included."""
         return self.before + self.clock.spent
@@ -153,7 +148,7 @@ class Recorder:
         plan = self.bench.plan
         tokens = plan["n_steps"] * plan["batch_size"] * plan["seq_len"]
         release_freed_memory()  # what earlier phases freed is there for training to take
-        on_cpu = self.device.type == "cpu"
+        on_cpu = self.bench.device.type == "cpu"
         given = {"process, text and counts": process_memory_bytes() - 4 * self.counted.parameters} if on_cpu else {}
         memory = training_memory(
             self.bench.model.config,
@@ -273,7 +268,7 @@ class Recorder:
 
     def conclude(self, state: TrainState) -> None:
         """Final weights, final evaluation on the test split, samples, and the account of predicted against measured."""
-        peak = peak_memory_bytes(self.device)
+        peak = peak_memory_bytes(self.bench.device)
         with self.clock.phase("evaluate"):
             file = self.run.path / "model.safetensors"
             with disk_errors(file):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,11 @@ def compute_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
+def compiled_loss(model: Decoder) -> Callable:
+    """``model.loss`` through torch.compile."""
+    return torch.compile(model.loss)
+
+
 @dataclass
 class Workbench:
     """What training and evaluation work with, all of it read from the run folder."""
@@ -41,6 +46,11 @@ class Workbench:
     model: Decoder
     plan: dict[str, Any]
     tables: dict[str, Table] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.embedding.weight.device
 
     @property
     def prior_shape(self) -> tuple[int, int] | None:

@@ -84,6 +84,8 @@ class Plan:
     """The plan as it is printed."""
     look_seconds: float = 0.0
     """Predicted seconds of a look, its samples included."""
+    compiled: bool = False
+    """Whether training goes through torch.compile: measured where there is a GPU and time enough."""
     after_seconds: float = 0.0
     """Predicted seconds of what comes after the last step."""
 
