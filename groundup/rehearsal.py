@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from torch._dynamo.exc import TorchDynamoException
-
 from groundup.evaluate.writing import prompts, write
 from groundup.train.feed import Feed
 from groundup.train.step import StepConfig, TrainState, train_step
@@ -39,6 +37,8 @@ def rehearse(bench: Workbench, state: TrainState, feed: Feed, config: StepConfig
     config = replace(config, n_steps=1 << 30)  # the rehearsal may be longer than the run
     step, compiled = _seconds_of_step(bench, state, feed, config), False
     if bench.device.type == "cuda" and bench.plan["seconds"] >= COMPILE_FROM_S:
+        from torch._dynamo.exc import TorchDynamoException  # here, for the compiler takes a second to import
+
         with contextlib.suppress(TorchDynamoException):  # what cannot be compiled here trains as it is
             faster = _seconds_of_step(bench, state, feed, config, compiled_loss(bench.model))
             step, compiled = min((step, False), (faster, True))
