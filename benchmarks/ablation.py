@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UsageError(f"--variants: {name!r} is not known; choose from {', '.join(VARIANTS)}")
     if given.steps < 2 or given.seeds < 1:
         raise UsageError("--steps must be at least 2 and --seeds at least 1")
-    from groundup.screen import show_rows
+    from groundup.terminal import show_rows
 
     n_tokens = given.steps * BATCH * SEQ_LEN
     with tempfile.TemporaryDirectory() as work:

@@ -293,7 +293,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Sweeps or compares, writes the result file after every run, prints a table and one JSON line."""
-    from groundup.screen import show_rows
+    from groundup.terminal import show_rows
 
     given = parse(arguments)
     budget = parse_budget(given.budget)

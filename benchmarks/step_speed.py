@@ -248,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UsageError(f"--contestants: {name!r} is not known; choose from {', '.join(WORKERS)}")
     if min(given.batch_size, given.rounds, given.steps) < 1:
         raise UsageError("--batch-size, --rounds and --steps must be at least 1")
-    from groundup.screen import show_rows
+    from groundup.terminal import show_rows
 
     times = measure(names, given.rounds, given.steps, given.batch_size)
     shape = {"n_layers": N_LAYERS, "width": WIDTH, "vocab_size": VOCAB, "seq_len": SEQ_LEN, "batch_size": given.batch_size}

@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from groundup.account.rules import Overrides
+from groundup.cli_tokenizer import TokenizerRoom
 from groundup.errors import GroundupError, UsageError
 
 # Threads that wait at a barrier spin for a moment and then sleep: always spinning costs up to ten times when anything else runs, and
@@ -283,7 +284,16 @@ def _free_name() -> Path:
     return Path(f"runs/{n}")
 
 
-COMMANDS = {"train": Train, "generate": Generate, "chat": Chat, "eval": Eval, "export": Export, "runs": Runs, "report": Report}
+COMMANDS = {
+    "train": Train,
+    "generate": Generate,
+    "chat": Chat,
+    "eval": Eval,
+    "export": Export,
+    "runs": Runs,
+    "report": Report,
+    "tokenizer": TokenizerRoom,
+}
 
 
 def main(arguments: list[str] | None = None) -> None:

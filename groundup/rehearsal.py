@@ -28,7 +28,7 @@ class Rehearsal:
     """A token of held-out text scored, its share of context and of the counts included."""
     written_token: float
     """A token written."""
-    compiled: bool
+    compiled: bool = False
     """Whether those steps went through torch.compile, because they were faster so; compilation is not in their time."""
 
 

@@ -16,6 +16,7 @@ from groundup.account import format_bytes, format_count, format_flops, format_se
 from groundup.evaluate.bits import Score
 from groundup.recorder import Listener
 from groundup.runfolder import RunFolder
+from groundup.terminal import show_rows
 
 PHASES = {
     "read": "reading the text",
@@ -131,20 +132,6 @@ def show_runs(rows: list[dict[str, Any]]) -> None:
         "seconds": ("time", format_seconds),
     }
     show_rows([{title: "" if row[name] is None else show(row[name]) for name, (title, show) in shown.items()} for row in rows])
-
-
-def show_rows(rows: list[dict[str, Any]], *, console: Console | None = None, title: str | None = None) -> None:
-    """A list of dictionaries as a table."""
-    console = console or Console(highlight=False)
-    if not rows:
-        console.print("nothing to show")
-        return
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(str(name), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row.values()))
-    console.print(table)
 
 
 def conclusion(run: RunFolder, report: Path) -> None:

@@ -1,0 +1,59 @@
+"""Tables, tokens and a progress line in a terminal: what needs no run and no torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+COLOURS = ("#d9ecff", "#ffe3c2", "#d8f3dc", "#f6d6e8", "#e6dcfa")
+"""Backgrounds of tokens in turn, so that neighbours differ."""
+
+
+def show_rows(rows: list[dict[str, Any]], *, console: Console | None = None, title: str | None = None) -> None:
+    """A list of dictionaries as a table."""
+    console = console or Console(highlight=False)
+    if not rows:
+        console.print("nothing to show")
+        return
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(str(name), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row.values()))
+    console.print(table)
+
+
+def visible(token: bytes) -> str:
+    """A token's bytes as text: what is no whole character is spelled \\xNN, and ↵ stands before a line's end."""
+    return token.decode("utf-8", "backslashreplace").replace("\r", "\\r").replace("\n", "↵\n")
+
+
+def show_tokens(tokens: Sequence[tuple[int, bytes]], *, console: Console | None = None) -> None:
+    """A text's tokens (id, bytes), each on a colour of its own."""
+    console = console or Console(highlight=False)
+    shown = Text()
+    for i, (_, token) in enumerate(tokens):
+        shown.append(visible(token), style=f"black on {COLOURS[i % len(COLOURS)]}")
+    console.print(shown, soft_wrap=True)
+    n_bytes = sum(len(token) for _, token in tokens)
+    console.print(f"{len(tokens):,} tokens, {n_bytes:,} bytes" + (f", {n_bytes / len(tokens):.2f} bytes a token" if tokens else ""))
+
+
+@contextlib.contextmanager
+def training_tokenizer() -> Iterator[Any]:
+    """A progress line on standard error for ``Tokenizer.train``: bytes counted, then merges learned."""
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True, highlight=False)) as progress:
+        task = progress.add_task("reading the text", total=None)
+
+        def told(stage: Literal["count", "merge"], done: int, total: int | None) -> None:
+            what = f"counted {done / 1e6:,.1f} MB" if stage == "count" else f"learned {done:,} merges"
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield told
