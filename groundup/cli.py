@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
 from groundup.account.rules import Overrides
+from groundup.cli_account import CostOf
 from groundup.cli_tokenizer import TokenizerRoom
 from groundup.errors import GroundupError, UsageError
 
@@ -293,6 +294,7 @@ COMMANDS = {
     "runs": Runs,
     "report": Report,
     "tokenizer": TokenizerRoom,
+    "cost": CostOf,
 }
 
 

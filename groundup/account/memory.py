@@ -216,12 +216,6 @@ class Memory:
         peak = self.peak
         return [MemoryRow(name, n, n / peak.n_bytes) for name, n in peak.categories.items() if n]
 
-    def bars(self, width: int = 40) -> list[tuple[str, int, str]]:
-        """``rows`` with a bar of at most ``width`` characters in place of the share, the largest category full."""
-        rows = self.rows()
-        largest = max((row.n_bytes for row in rows), default=1)
-        return [(row.category, row.n_bytes, "█" * max(1, round(width * row.n_bytes / largest))) for row in rows]
-
 
 def optimizer_numbers(weights: tuple[Weight, ...], matrices: str, others: str) -> int:
     """Numbers of optimizer state: one method for the layers' matrices, one for everything else. UsageError for a method not known."""

@@ -95,12 +95,6 @@ def test_the_allocator_takes_its_share_of_what_lives_but_not_of_what_is_given():
     assert padded == pytest.approx(1.5 * alone + 10**9, abs=1)
 
 
-def test_bars_are_as_long_as_their_bytes():
-    bars = training_memory(SMOLLM2_135M, batch_size=4, seq_len=256).bars(width=20)
-    longest = max(bars, key=lambda bar: bar[1])
-    assert len(longest[2]) == 20 and all(1 <= len(bar) <= 20 for _, _, bar in bars)
-
-
 def test_an_optimizer_without_known_state_is_refused():
     with pytest.raises(UsageError, match="muon"):
         training_memory(SMOLLM2_135M, batch_size=1, seq_len=8, matrices="lion")

@@ -1,0 +1,46 @@
+"""Open models that people know, as data: to ask what they cost, and to hold the count against what was published."""
+
+from __future__ import annotations
+
+from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, Rotary
+from groundup.errors import UsageError
+
+
+def _llama(
+    vocab_size: int,
+    d_model: int,
+    n_layers: int,
+    heads: tuple[int, int],
+    d_ff: int,
+    context_length: int,
+    *,
+    head_dim: int = 128,
+    theta: float = 5e5,
+    qk_norm: bool = False,
+    tied: bool = False,
+    bias: bool = False,
+) -> ModelConfig:
+    norm = Norm(eps=1e-5)
+    mixer = Attention(*heads, head_dim, rotary=Rotary(theta), qk_norm=norm if qk_norm else None, bias=bias)
+    return ModelConfig(vocab_size, d_model, context_length, (Layer(mixer, Dense(d_ff), norm),) * n_layers, final_norm=norm, tied=tied)
+
+
+KNOWN: dict[str, ModelConfig] = {
+    "smollm2-135m": _llama(49_152, 576, 30, (9, 3), 1536, 8192, head_dim=64, theta=1e5, tied=True),
+    "smollm2-1.7b": _llama(49_152, 2048, 24, (32, 32), 8192, 8192, head_dim=64, theta=1.3e5, tied=True),
+    "llama-2-7b": _llama(32_000, 4096, 32, (32, 32), 11_008, 4096, theta=1e4),
+    "llama-3.1-8b": _llama(128_256, 4096, 32, (32, 8), 14_336, 131_072),
+    "llama-3.1-70b": _llama(128_256, 8192, 80, (64, 8), 28_672, 131_072),
+    "llama-3.1-405b": _llama(128_256, 16_384, 126, (128, 8), 53_248, 131_072),
+    "qwen2.5-7b": _llama(152_064, 3584, 28, (28, 4), 18_944, 131_072, theta=1e6, bias=True),
+    "qwen3-0.6b": _llama(151_936, 1024, 28, (16, 8), 3072, 40_960, theta=1e6, qk_norm=True, tied=True),
+    "qwen3-8b": _llama(151_936, 4096, 36, (32, 8), 12_288, 40_960, theta=1e6, qk_norm=True),
+}
+"""By name; shapes from the config.json published with each."""
+
+
+def known_model(name: str) -> ModelConfig:
+    """The model of a name; UsageError naming those that are known."""
+    if name.lower() not in KNOWN:
+        raise UsageError(f"model {name!r} is not known: give a run's folder, a config.json of groundup, or one of {', '.join(KNOWN)}")
+    return KNOWN[name.lower()]

@@ -1,0 +1,195 @@
+"""``groundup cost``: what a model costs to train and to run, without running it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from tyro.conf import Positional
+
+from groundup.account import (
+    GPU,
+    Cost,
+    Device,
+    Memory,
+    cost,
+    find_device,
+    format_bytes,
+    format_count,
+    format_flops,
+    format_seconds,
+    format_usd,
+    training_memory,
+)
+from groundup.account.inference import Requests, Serving, cache_bytes, decode_flops, prefill_flops
+from groundup.account.known import known_model
+from groundup.config import ModelConfig, check, from_dict
+from groundup.errors import UsageError
+
+
+@dataclass(frozen=True)
+class CostOf:
+    """Parameters, FLOPs, memory, time and money of a model, counted from its shape alone."""
+
+    model: Positional[str]
+    """A run's folder, a config.json of groundup, or a known name such as llama-3.1-8b."""
+    seq_len: int | None = None
+    """Tokens of a training sequence (default: the model's context, at most 4096)."""
+    batch_size: int = 8
+    """Sequences of a training step's micro-batch."""
+    matrices: Literal["muon", "adamw", "sgd", "soap"] = "adamw"
+    """Optimizer of the layers' matrices."""
+    tokens: float | None = None
+    """Tokens to train on (default: 20 a parameter, Hoffmann et al. 2022)."""
+    device: str = "h100"
+    """A device such as a100, h100, b200 or rtx4090."""
+    devices: int = 1
+    """How many of them train."""
+    mfu: float = 0.4
+    """Share of the dense bf16 peak that training attains: assumed, not predicted."""
+    prompt_tokens: int | None = None
+    """Tokens of each prompt that is answered (default: 1000, or half of a short context)."""
+    new_tokens: int = 200
+    """Tokens of each answer."""
+    serve_batch: int = 1
+    """Sequences answered side by side."""
+    memory: bool = False
+    """Show where the memory of a training step goes, as bars."""
+    json: bool = False
+    """Print one machine-readable last line."""
+    debug: bool = False
+    """Show tracebacks."""
+
+    def run(self) -> None:
+        """Prints the tables."""
+        from groundup.terminal import show_pairs, show_rows
+
+        config, device = open_config(self.model), find_device(self.device)
+        if not 0 < self.mfu <= 1:
+            raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
+        if self.devices < 1 or self.batch_size < 1:
+            raise UsageError("--devices and --batch-size must be at least 1")
+        seq_len = self.seq_len or min(4096, config.context_length)
+        counted = cost(config, seq_len=seq_len)
+        show_rows(
+            tree_rows(counted),
+            title=f"{self.model}: {counted.parameters:,} parameters; FLOPs of training on sequences of {seq_len:,} tokens",
+        )
+        training = self._training(config, counted, device)
+        show_pairs(
+            [(line.label, line.show(line.value)) for line in training],
+            title=f"\nTraining on {self.devices} x {device.name} at {self.mfu:.0%} of its bf16 peak",
+        )
+        if self.memory:
+            self._show_memory(config, seq_len)
+        serving = self._serving(config, device)
+        show_pairs(
+            [(line.label, line.show(line.value)) for line in serving], title=f"\nServing on one {device.name}, bf16, the roofline's seconds"
+        )
+        if self.json:
+            print(json.dumps({"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}))
+
+    def _training(self, config: ModelConfig, counted: Cost, device: Device) -> list[Line]:
+        tokens = int(self.tokens or 20 * counted.parameters)
+        flops = counted.flops_training(tokens)
+        seconds = flops / (device.peak("bf16") * self.mfu * self.devices)
+        usd = seconds / 3600 * device.usd_per_hour * self.devices
+        held = self._step_memory(config, counted.seq_len).peak_bytes
+        pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
+        return [
+            Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
+            Line("attention_share", "of it attention's pairs", pairs, "{:.1%}".format),
+            Line("training_tokens", "tokens", tokens, format_count),
+            Line("training_flops", "FLOPs", flops, format_flops),
+            Line("training_seconds", "time", seconds, format_seconds),
+            Line("training_usd", "money", usd, format_usd),
+            Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)),
+        ]
+
+    def _step_memory(self, config: ModelConfig, seq_len: int) -> Memory:
+        return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=GPU, matrices=self.matrices)
+
+    def _show_memory(self, config: ModelConfig, seq_len: int) -> None:
+        from groundup.terminal import show_bars
+
+        found = self._step_memory(config, seq_len)
+        show_bars(
+            {row.category: (row.n_bytes, format_bytes(row.n_bytes)) for row in found.rows()},
+            title=f"\nMemory of a step of {self.batch_size} x {seq_len:,} tokens, bf16 with fp32 masters, at its peak ({found.peak.name})",
+        )
+
+    def _serving(self, config: ModelConfig, device: Device) -> list[Line]:
+        prompt = self.prompt_tokens or min(1000, max(1, config.context_length // 2))
+        requests = Requests(prompt, min(self.new_tokens, max(1, config.context_length - prompt)), self.serve_batch)
+        requests.check(config)
+        serving = Serving(config, requests, device)
+        cached = f"weights and {self.serve_batch} x {requests.length:,} tokens of cache"
+        return [
+            Line("weights_bytes", "weights", serving.weights_bytes, format_bytes),
+            Line("cache_bytes_per_token", "cache of a token", cache_bytes(config, 1), format_bytes),
+            Line("serving_bytes", cached, serving.memory_bytes, _fits(device)),
+            Line("prefill_flops", "FLOPs of a prompt", prefill_flops(config, prompt), format_flops),
+            Line("decode_flops", "FLOPs of the last token", decode_flops(config, requests.length), format_flops),
+            Line("seconds_to_first_token", "time to first token", serving.seconds_to_first_token, format_seconds),
+            Line("seconds_per_output_token", "time per output token", serving.seconds_per_output_token, format_seconds),
+            Line("tokens_per_s", "tokens/s, all sequences", serving.tokens_per_s, "{:,.0f}".format),
+            Line("usd_per_million_tokens", "a million tokens decoded", serving.usd_per_million_tokens, format_usd),
+            Line("compute_bound_batch", "compute-bound from a batch of", serving.compute_bound_batch, "{:,.0f}".format),
+            Line("largest_batch", "largest batch that fits", serving.largest_batch, "{:,}".format),
+        ]
+
+
+class Line(NamedTuple):
+    """One figure, for people and for machines."""
+
+    name: str
+    """Key in the JSON line."""
+    label: str
+    """What it is called in the table."""
+    value: float
+    """The figure."""
+    show: Callable[[float], str]
+    """How it is written."""
+
+
+def _fits(device: Device) -> Callable[[float], str]:
+    def show(n_bytes: float) -> str:
+        return (
+            f"{format_bytes(n_bytes)}: {'fits' if n_bytes <= device.memory_bytes else 'does not fit'} {format_bytes(device.memory_bytes)}"
+        )
+
+    return show
+
+
+def open_config(model: str) -> ModelConfig:
+    """The ModelConfig of a run's folder, of a file, or of a known name."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        return known_model(model)
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path}: no configuration ({e}); give the config.json of a groundup run") from e
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: no configuration; give the config.json of a groundup run")
+    return check(from_dict(ModelConfig, values, str(path)))
+
+
+def tree_rows(counted: Cost) -> list[dict[str, str]]:
+    """One line a role, for people: what has neither parameters nor FLOPs is left out."""
+    return [
+        {
+            "part": row.name,
+            "parameters": format_count(row.parameters),
+            "of all": f"{row.parameters / counted.parameters:.1%}",
+            "FLOPs/token": format_flops(row.training_flops / counted.seq_len),
+            "of all ": f"{row.share:.1%}",
+        }
+        for row in counted.rows()
+        if row.parameters or row.training_flops
+    ]

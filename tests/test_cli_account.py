@@ -1,0 +1,70 @@
+"""``groundup cost``: what it counts, prints and refuses."""
+
+import json
+
+import pytest
+
+from groundup import cli
+from groundup.account import cost, find_device, training_memory
+from groundup.account.known import known_model
+from groundup.account.memory import GPU
+from groundup.config import to_dict
+
+MODEL = "smollm2-135m"
+
+
+def said(capsys, *arguments):
+    cli.main(["cost", *arguments])
+    return capsys.readouterr().out
+
+
+def figures(capsys, *arguments):
+    return json.loads(said(capsys, *arguments, "--json").splitlines()[-1])
+
+
+def test_the_figures_are_the_accounts(capsys):
+    found, config = figures(capsys, MODEL, "--seq-len", "2048", "--tokens", "1e9", "--mfu", "0.5", "--devices", "2"), known_model(MODEL)
+    flops = cost(config, seq_len=2048).flops_training(10**9)
+    assert (found["parameters"], found["training_flops"]) == (134_515_008, flops)
+    assert found["training_seconds"] == pytest.approx(flops / (0.5 * 2 * find_device("h100").peak("bf16")))
+    assert found["training_usd"] == pytest.approx(2 * 2.95 * found["training_seconds"] / 3600)
+    memory = training_memory(config, batch_size=8, seq_len=2048, run=GPU, matrices="adamw")
+    assert found["training_peak_bytes"] == memory.peak_bytes
+    assert found["cache_bytes_per_token"] == 30 * 2 * 3 * 64 * 2
+
+
+def test_bars_show_where_the_memory_goes(capsys):
+    printed = said(capsys, MODEL, "--memory")
+    bars = {line.split("█")[0].split("▏")[0].strip(): line.count("█") for line in printed.splitlines() if "█" in line}
+    assert max(bars, key=bars.get) == "activations" and bars["activations"] == 40 and {"weights", "optimizer moments"} <= set(bars)
+
+
+def test_a_run_and_its_configuration_count_alike(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(known_model(MODEL))))
+    by_folder, by_file = (figures(capsys, str(path), "--seq-len", "128") for path in (tmp_path, tmp_path / "config.json"))
+    by_name = figures(capsys, MODEL, "--seq-len", "128")
+    assert all(by_folder[key] == by_file[key] == by_name[key] for key in by_name if key != "model")
+
+
+REFUSED = {
+    "an unknown model": ("gpt-9", "llama-2-7b"),
+    "an unknown device": (f"{MODEL} --device abacus", "abacus"),
+    "a share above one": (f"{MODEL} --mfu 3", "--mfu"),
+    "no devices": (f"{MODEL} --devices 0", "--devices"),
+    "too long a sequence": (f"{MODEL} --seq-len 9000", "9000"),
+    "too long a prompt": (f"{MODEL} --prompt-tokens 9000", "8,192"),
+    "no configuration": ("broken.json", "broken.json"),
+    "another's configuration": ("other.json", "hidden_size"),
+    "no object": ("list.json", "list.json"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "names"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_is_one_sentence_and_two(capsys, tmp_path, monkeypatch, arguments, names):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {"broken": "{", "other": '{"hidden_size": 3}', "list": "[]"}.items():
+        (tmp_path / f"{name}.json").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["cost", *arguments.split()])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1 and names in error
