@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
@@ -38,6 +38,8 @@ class TrainTokenizer:
     """How text is cut before merging."""
     special_tokens: tuple[str, ...] = ("<|endoftext|>",)
     """Texts that are one token each."""
+    ties: Literal["greatest", "huggingface"] = "greatest"
+    """Which of equally frequent pairs is merged first: the lexicographically greater, or as Hugging Face's trainer has it."""
     text_field: str = "text"
     """Field of the text in JSONL and Parquet files."""
     debug: bool = False
@@ -51,7 +53,9 @@ class TrainTokenizer:
         corpus = open_corpus(self.data, text_field=self.text_field)
         texts = (document.text for document in corpus.documents())
         with training_tokenizer() as progress:
-            tokenizer = Tokenizer.train(texts, self.vocab_size, pattern=self.pattern, special_tokens=self.special_tokens, progress=progress)
+            tokenizer = Tokenizer.train(
+                texts, self.vocab_size, pattern=self.pattern, special_tokens=self.special_tokens, ties=self.ties, progress=progress
+            )
         tokenizer.save(self.out)
         print(f"wrote {self.out}: {tokenizer.vocab_size:,} tokens; next: groundup tokenizer show {self.out} --text 'Hello, world!'")
 

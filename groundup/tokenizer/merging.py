@@ -11,11 +11,18 @@ import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from operator import add
+from typing import Literal
+
+import numpy as np
 
 from groundup.tokenizer.patterns import to_bytes
 
 MAX_VOCAB_SIZE = 0x110000
 """As many ids as a character can hold."""
+
+Ties = Literal["greatest", "huggingface"]
+"""Which of several pairs that are seen equally often is merged first: the lexicographically greater pair of byte strings, as textbooks have
+it, or the one that was made first, as ``tokenizers``' BpeTrainer has it."""
 
 _INVERTED = bytes(range(255, -1, -1))
 
@@ -47,10 +54,20 @@ def merge(word: str, new_of: Mapping[str, str], pair_of: Mapping[str, str]) -> s
     return word
 
 
-def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], None]) -> tuple[list[tuple[int, int]], list[str]]:
+def byte_order() -> np.ndarray:
+    """The place of each byte in Hugging Face's byte-level alphabet, which is sorted by the characters that stand for bytes."""
+    printable = [b for b in range(256) if 33 <= b <= 126 or 161 <= b <= 172 or 174 <= b <= 255]
+    places = np.empty(256, np.int64)
+    places[printable + [b for b in range(256) if b not in printable]] = np.arange(256)
+    return places
+
+
+def learn(
+    counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], None], ties: Ties = "greatest"
+) -> tuple[list[tuple[int, int]], list[str]]:
     """Learns up to ``n_merges`` merges from counted pre-tokens: each joins the pair of neighbours that is seen most often then.
 
-    Between pairs seen equally often the lexicographically greater pair of byte strings wins, so the answer depends on the counts alone.
+    Between pairs seen equally often ``ties`` decides, so that the answer depends on the counts alone.
     Only the words that hold the merged pair are touched (``holders``), only the pairs beside it are recounted, and the heap is lazy:
     counts only fall, save for pairs with the new token, which are pushed; an entry that says too much goes back with what is true.
 
@@ -66,7 +83,8 @@ def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int
             pair_counts[pair] += frequency
             holders[pair].append(index)
     token_bytes = [bytes([byte]) for byte in range(256)]
-    order = [_descending(token) for token in token_bytes]
+    places = byte_order().tolist()
+    order = [_descending(token) for token in token_bytes] if ties == "greatest" else [chr(place) for place in places]
     heap = [(-count, order[ord(pair[0])] + order[ord(pair[1])], pair) for pair, count in pair_counts.items()]
     heapq.heapify(heap)
     merges: list[tuple[int, int]] = []
@@ -80,7 +98,7 @@ def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int
         new = chr(256 + len(merges))
         merges.append((left, right))
         token_bytes.append(token_bytes[left] + token_bytes[right])
-        order.append(_descending(token_bytes[-1]))
+        order.append(_descending(token_bytes[-1]) if ties == "greatest" else new)
         made = set()
         for index in dict.fromkeys(holders.pop(pair)):
             parts = words[index].split(pair)

@@ -8,7 +8,7 @@ import heapq
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain, islice
 from os import PathLike
@@ -19,7 +19,7 @@ import numpy as np
 
 from groundup.errors import UsageError
 from groundup.tokenizer import huggingface
-from groundup.tokenizer.merging import MAX_VOCAB_SIZE, learn, merge, to_word
+from groundup.tokenizer.merging import MAX_VOCAB_SIZE, Ties, learn, merge, to_word
 from groundup.tokenizer.parallel import batched, map_batches
 from groundup.tokenizer.patterns import check_pattern, pieces, splitter, to_text
 
@@ -35,6 +35,7 @@ Part = bytes | int
 _PIECE_BYTES = 1 << 16  # so a stretch of ASCII in a text that is not all ASCII is split the fast way
 _SAMPLE_BYTES = 1 << 14
 _BATCH_BYTES = 1 << 19
+_COMPILED_FROM = 1_000_000  # symbols of distinct pre-tokens: fewer are merged before numba has compiled
 
 
 @runtime_checkable
@@ -92,20 +93,23 @@ class Tokenizer:
         *,
         pattern: str = "gpt2",
         special_tokens: Sequence[str] = (END_OF_TEXT,),
+        ties: Ties = "greatest",
         n_workers: int | None = None,
         max_bytes: int | None = None,
         progress: Progress | None = None,
     ) -> Tokenizer:
         """Learns the merges of a corpus (Sennrich et al. 2016), the same for any order of the texts and any number of workers.
 
-        Each merge joins the pair of neighbouring tokens that is seen most often; of pairs seen equally often, the lexicographically
-        greater pair of byte strings. No token crosses a pre-token's bounds or a special token's text, which is not learned from.
+        Each merge joins the pair of neighbouring tokens that is seen most often; of pairs seen equally often, that which ``ties`` says.
+        No token crosses a pre-token's bounds or a special token's text, which is not learned from.
         The corpus streams past: memory holds its distinct pre-tokens (and, with ``max_bytes``, the sample), not itself.
 
         Args:
             texts: the corpus, one document each.
             vocab_size: ids wanted: 256 bytes, the merges and the special tokens. The result has fewer (its ``vocab_size`` says how
                 many) when the corpus has no pair left to merge.
+            ties: "greatest", the lexicographically greater pair of byte strings, or "huggingface", whose ``BpeTrainer`` takes the pair
+                that was made first: its merges, then, in its order.
             n_workers: processes; by default one a core (see ``parallel.resolve_workers``).
             max_bytes: learn from a sample of about so many bytes: of the corpus cut into blocks of 16 KiB, those with the smallest
                 hashes, hence spread evenly, and the same for any order of the texts.
@@ -135,7 +139,7 @@ class Tokenizer:
             report("count", n_bytes, None)
         if not counts:
             raise UsageError("there is no text to train a tokenizer on: give a corpus that is not empty")
-        merges, words = learn(counts, n_merges, lambda done, total: report("merge", done, total))
+        merges, words = _learner(counts)(counts, n_merges, lambda done, total: report("merge", done, total), ties)
         tokenizer = cls(merges, special_tokens, pattern)
         tokenizer._words.remember(zip(counts, words, strict=True))
         return tokenizer
@@ -396,6 +400,15 @@ def _count(pattern: str, texts: list[bytes]) -> tuple[Counter[str], int]:
     for text in texts:
         counts.update(split(to_text(text)))
     return counts, sum(map(len, texts))
+
+
+def _learner(counts: Mapping[str, int]) -> Callable:
+    """The merge loop for so many pre-tokens: plain where they are few, else compiled; both give the same merges and words."""
+    if sum(map(len, counts)) < _COMPILED_FROM:
+        return learn
+    from groundup.tokenizer import merge_training  # here, for numba takes half a second to import
+
+    return merge_training.learn
 
 
 def _sample(blocks: Iterable[bytes], max_bytes: int) -> list[bytes]:
