@@ -49,7 +49,7 @@ from groundup.tokenizer import Tokenizer
 from groundup.train.calibrate import measure_machine, pick_device
 from groundup.train.checkpoint import load_checkpoint
 from groundup.train.feed import Feed
-from groundup.train.loop import Callbacks, Interrupted, StopSignal, train
+from groundup.train.loop import Callbacks, Interrupted, StopSignal, sigterm_interrupts, train
 from groundup.train.step import StepConfig, TrainState
 from groundup.workbench import Workbench, compiled_loss, compute_dtype, encoded, open_workbench
 
@@ -92,7 +92,7 @@ def start(job: Job, listener: Listener) -> RunFolder:
     keep_freed_memory()
     world, device = join_world(), pick_device()
     try:
-        with new_folder(job.out) if world.is_main else contextlib.nullcontext():
+        with sigterm_interrupts(), new_folder(job.out) if world.is_main else contextlib.nullcontext():
             listener.phase("read")
             started = time.monotonic()
             corpus = open_corpus(job.data, text_field=job.text_field)
@@ -117,22 +117,37 @@ def resume(path: Path, listener: Listener) -> RunFolder:
     keep_freed_memory()
     world, device = join_world(), pick_device()
     try:
-        run = RunFolder.open(path)
-        run.read_only = not world.is_main
-        if run.manifest["status"] == "finished":
-            raise UsageError(f"{path} is finished: there is nothing to resume; start a new run with `groundup train`")
-        if not run.resumable:
-            raise UsageError(f"{path} was stopped before training began: remove the folder and start again with `groundup train`")
-        with lock_run(path) if world.is_main else contextlib.nullcontext():
-            threads = run.manifest["environment"]["threads"]
-            if threads != torch.get_num_threads():
-                listener.event(f"resumed with {torch.get_num_threads()} threads, begun with {threads}: sums may differ in the last bit")
+        RunFolder.open(path)  # a folder that is no run must not get a lock
+        with sigterm_interrupts(), lock_run(path) if world.is_main else contextlib.nullcontext():
+            run = RunFolder.open(path)  # only now: the process that held it may have ended it
+            run.read_only = not world.is_main
+            if run.manifest["status"] == "finished":
+                raise UsageError(f"{path} is finished: there is nothing to resume; start a new run with `groundup train`")
+            if not run.resumable:
+                raise UsageError(f"{path} was stopped before training began: start again with `groundup train --out {path}`")
+            for text in _changes(run, device, world):
+                listener.event(text)
             run.log("event", what="resume", text="resumed")
             run.update(status="running")
             finish(run, device, world, Clock(run, listener), listener, resumed=True)
         return run
     finally:
         leave_world(world)
+
+
+def _changes(run: RunFolder, device: torch.device, world: World) -> list[str]:
+    """What is not as it was when the run began, and so may change the last bits; UsageError for another kind of device."""
+    begun, now = run.manifest["environment"], environment(str(device))
+    if torch.device(begun["device"]).type != device.type:
+        raise UsageError(f"{run.path} was begun on {begun['device']}, and this is {device}: go on with it there")
+    pairs = {"threads": (begun["threads"], now["threads"]), "PyTorch": (begun["torch"], now["torch"])}
+    pairs["processes"] = run.manifest["command"]["processes"], world.size
+    pairs["the code"] = run.manifest["code"], code_version()
+    return [
+        f"{what} changed since the run began" + ("" if what == "the code" else f" ({before} then, {after} now)") + ": sums may differ"
+        for what, (before, after) in pairs.items()
+        if before != after
+    ]
 
 
 def _first_manifest(job: Job, corpus: Corpus, splits: Splits, device: torch.device, world: World) -> dict[str, Any]:
@@ -179,8 +194,9 @@ def prepare(
                 bench.table(split)
         with clock.phase("rehearse"):
             plan = _fix_steps(plan, bench, device, clock, world)
-        run.update(plan=plan.to_dict() | {"machine": to_dict(machine)}, seconds_before_training=clock.spent)
         write_file(run.path / "config.json", json.dumps(to_dict(plan.model), indent=1))
+        # last: from here on the run can be resumed
+        run.update(plan=plan.to_dict() | {"machine": to_dict(machine)}, seconds_before_training=clock.spent)
     barrier(world)
     return bench
 

@@ -20,6 +20,8 @@ from groundup.errors import GroundupError, UsageError
 from groundup.files import disk_errors, write_file
 
 FORMAT = 1
+PREPARED = ("lock", "manifest.json", "metrics.jsonl", "config.json", "tokenizer.json", "tokens", "prior.safetensors")
+"""What a run's folder may hold before its training begins."""
 
 
 class RunFolder:
@@ -112,44 +114,62 @@ def lock_run(run: Path) -> Iterator[None]:
         yield
 
 
+def is_at_work(run: Path) -> bool:
+    """Whether a process holds the run now."""
+    try:
+        with lock_run(run):
+            return False
+    except UsageError:
+        return True
+
+
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[None]:
     """Holds a folder that is new or empty for a new run. Should it fail before training can begin, nothing of it stays.
 
     UsageError if the folder has anything in it, or another process takes it at the same moment.
     """
-    existed = path.exists()
-    _require_empty(path, [])
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    _require_free(path)
     with lock_run(path):
-        _require_empty(path, ["lock"])  # another process may have been here since
+        _require_free(path)  # another process may have been here since
+        _clear(path, but="lock")
         try:
             yield
         except BaseException:
             if not (path / "manifest.json").exists() or not RunFolder.open(path).resumable:
-                _clear(path, remove=not existed)
+                _clear(path)
+                with contextlib.suppress(OSError):  # something else may stand there by now
+                    for folder in made:
+                        folder.rmdir()
             raise
 
 
-def _require_empty(path: Path, allowed: list[str]) -> None:
-    if (path / "manifest.json").exists():
-        raise UsageError(f"{path} already holds a run: choose another --out, or go on with it by --resume {path}")
+def _require_free(path: Path) -> None:
+    """UsageError unless a new run may begin here: in a folder that is not there, is empty, or holds what a kill left of a preparation."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is not a folder: choose another --out")
     with disk_errors(path):
-        found = [p.name for p in path.iterdir()] if path.exists() else allowed
-    if found != allowed:
-        raise UsageError(f"{path} is not empty and holds no run: choose another --out")
+        found = [p.name for p in path.iterdir()] if path.exists() else []
+    if "manifest.json" in found and not _left_by_a_kill(path):
+        raise UsageError(f"{path} already holds a run: choose another --out, or go on with it by --resume {path}")
+    if foreign := [name for name in found if name.removesuffix(".partial") not in PREPARED]:
+        raise UsageError(f"{path} is not empty and holds no run ({foreign[0]}): choose another --out")
 
 
-def _clear(path: Path, *, remove: bool) -> None:
+def _left_by_a_kill(path: Path) -> bool:
+    try:
+        return not RunFolder.open(path).resumable
+    except GroundupError:  # damaged, or of another version: not ours to clear
+        return False
+
+
+def _clear(path: Path, but: str | None = None) -> None:
     for entry in path.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
-        else:
+        elif entry.name != but:
             entry.unlink(missing_ok=True)
-    if remove:
-        with contextlib.suppress(OSError):
-            path.rmdir()
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from groundup.tokenizer import Tokenizer
 
 def compute_dtype(device: torch.device) -> torch.dtype:
     """bf16 where the hardware multiplies it fast, else fp32; parameters are fp32 in both."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
 
 
 def compiled_loss(model: Decoder) -> Callable:
@@ -88,7 +88,11 @@ class Workbench:
 def open_workbench(run: RunFolder, device: torch.device, *, prior: NgramPrior | None = None) -> Workbench:
     """Reads tokenizer, tokens, counts (unless given) and model of a run, ready to train."""
     stores = {split: TokenStore.open(run.path / "tokens" / split) for split in SPLITS}
-    return dataclasses.replace(_bench(run, device, prior), stores=stores).restart()
+    bench = _bench(run, device, prior)
+    for split, store in stores.items():
+        if store.tokenizer_hash != bench.tokenizer.hash:
+            raise GroundupError(f"{run.path}: tokens/{split} is not of its tokenizer.json; restore both from one copy of the run")
+    return dataclasses.replace(bench, stores=stores).restart()
 
 
 def open_trained(run: RunFolder, device: torch.device) -> Workbench:

@@ -121,7 +121,7 @@ def test_what_fails_before_training_leaves_the_folder_as_it_was(here, monkeypatc
 def test_the_loser_of_two_that_start_together_leaves_the_winner_alone(here, monkeypatch):
     with runfolder.new_folder(here / "run"):
         (here / "run" / "manifest.json").write_text("the winner's")
-        monkeypatch.setattr(runfolder, "_require_empty", lambda *_: None)  # the loser looked a moment before the winner came
+        monkeypatch.setattr(runfolder, "_require_free", lambda *_: None)  # the loser looked a moment before the winner came
         with pytest.raises(SystemExit):
             cli.main([*SMALL, "--steps", "2", "--out", "run"])
         assert (here / "run" / "manifest.json").read_text() == "the winner's"

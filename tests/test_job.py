@@ -1,7 +1,10 @@
 """Runs in processes of their own: killed at any moment, stopped, resumed, alone and in twos, they end in the same weights."""
 
+import contextlib
 import json
 import os
+import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from groundup import job
+from groundup.errors import GroundupError, UsageError
+from groundup.recorder import Listener
+from groundup.runfolder import RunFolder
+from groundup.tokenizer import Tokenizer
+from groundup.workbench import open_workbench
 
 DRIVE = Path(__file__).with_name("drive.py")
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(DRIVE.parents[1])}
@@ -90,6 +101,69 @@ def test_a_killed_run_ends_in_the_very_same_weights(runs, text, tmp_path, name, 
     finish(processes)
     assert (run / "model.safetensors").read_bytes() == (runs / name / "model.safetensors").read_bytes()
     assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
+
+
+def written(run: Path) -> int:
+    """How far a run has come: lines of its metrics, from the first phase to the last evaluation."""
+    file = run / "metrics.jsonl"
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+def can_be_resumed(run: Path) -> bool:
+    return (run / "manifest.json").exists() and RunFolder.open(run).resumable
+
+
+def test_killed_anywhere_a_run_goes_on_or_begins_anew_to_the_very_same_weights(runs, text, tmp_path):
+    run, seed = tmp_path / "run", int.from_bytes(os.urandom(4))
+    draw = random.Random(seed)
+    moments = sorted(draw.sample(range(written(runs / "one")), 3))
+    begin = ["--data", str(text), "--out", str(run), *FLAGS]
+    processes = launch(ONE, *begin)
+    for moment in moments:
+        while not (run / "lock").exists() or written(run) < moment:
+            assert processes[0].poll() is None, (seed, moments, processes[0].communicate()[0])
+            os.sched_yield()
+        stop(processes, signal.SIGKILL)
+        processes = launch(ONE, *(["--resume", str(run)] if can_be_resumed(run) else begin))
+    finish(processes)
+    assert (run / "model.safetensors").read_bytes() == (runs / "one" / "model.safetensors").read_bytes(), (seed, moments)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 130), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_in_its_preparation_leaves_nothing(text, tmp_path, number, status):
+    run = tmp_path / "deep" / "run"
+    processes = launch(ONE, "--data", str(text), "--out", str(run), *FLAGS)
+    while written(run) < 2:
+        assert processes[0].poll() is None, processes[0].communicate()[0]
+        os.sched_yield()
+    said = stop(processes, number)
+    assert processes[0].returncode == status and "interrupted" in said and "Traceback" not in said
+    assert not run.parent.exists()
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_not_trained_again(runs, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "one", run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+
+    @contextlib.contextmanager
+    def held_until_finished(path):
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        yield
+
+    monkeypatch.setattr(job, "lock_run", held_until_finished)
+    with pytest.raises(UsageError, match="finished"):
+        job.resume(run, Listener())
+    assert json.loads((run / "manifest.json").read_text()) == manifest
+
+
+def test_tokens_of_another_tokenizer_are_noticed(runs, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "one", run)
+    Tokenizer.train([b"another text altogether " * 20], 270).save(run / "tokenizer.json")
+    with pytest.raises(GroundupError, match=r"tokens/train is not of its tokenizer\.json"):
+        open_workbench(RunFolder.open(run), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name, world", [("one", ONE), ("two", TWO)])

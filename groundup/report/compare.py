@@ -13,6 +13,7 @@ from groundup.errors import UsageError
 from groundup.files import write_bytes
 from groundup.report.figure import CYCLE, PAPER, draw, label_ends, log_ticks
 from groundup.report.run import column, dig, is_run, number, read_run
+from groundup.runfolder import is_at_work
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class RunSummary:
     created: str
     """When it began."""
     status: str
-    """running, finished, interrupted or failed."""
+    """running, stopped (it says running, and no process holds it), finished, interrupted or failed."""
     budget: str
     """What could be spent."""
     parameters: float | None
@@ -57,7 +58,7 @@ def summarize(path: Path) -> RunSummary:
     return RunSummary(
         path.resolve().name,
         str(m.get("created", "")),
-        str(m.get("status", "unknown")),
+        "stopped" if m.get("status") == "running" and not is_at_work(path) else str(m.get("status", "unknown")),
         str(dig(m, "plan", "budget") or dig(m, "command", "budget") or ""),
         number(dig(counts, "parameters")),
         number(dig(counts, "tokens")),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,17 @@ KEEP = 2  # the newest, and the one before it in case the newest does not verify
 def save_checkpoint(run: Path, state: TrainState, extra: dict[str, Any]) -> Path:
     """Writes ``state/step-N`` (weights, optimizer, step, checksums, and ``extra``), then drops all but the newest two.
 
-    The folder gets its name only once every byte is on disk, so a kill at any moment leaves the previous checkpoint whole.
+    The folder gets its name only once every byte is on disk, so a kill at any moment leaves the previous checkpoint whole. What a kill or
+    a full disk left unfinished goes, and so does what is newer than the state: it was damaged, or the state would have come from it.
     """
     target = run / "state" / f"step-{state.step:08d}"
     partial = target.with_name(target.name + ".partial")
-    with disk_errors(target):
-        shutil.rmtree(partial, ignore_errors=True)
+    if target.exists() and _whole(target)[0] is not None:
+        return target
+    for other in (run / "state").glob("step-*"):
+        if other.suffix == ".partial" or other.name >= target.name:
+            shutil.rmtree(other, ignore_errors=True)
+    with disk_errors(target), _removed_on_failure(partial):
         partial.mkdir(parents=True)
         save_file(model_tensors(state), partial / "model.safetensors")
         save_file({k: v.contiguous() for k, v in state.optimizer.state_dict().items()}, partial / "optimizer.safetensors")
@@ -42,7 +49,6 @@ def save_checkpoint(run: Path, state: TrainState, extra: dict[str, Any]) -> Path
         (partial / "state.json").write_text(json.dumps(body | {"digest": _body_digest(body)}))
         for file in partial.iterdir():
             _sync(file)
-        shutil.rmtree(target, ignore_errors=True)
         os.replace(partial, target)
         _sync(target.parent)
     for old in checkpoints(run)[:-KEEP]:
@@ -67,22 +73,9 @@ def load_checkpoint(run: Path, state: TrainState) -> dict[str, Any] | None:
     """
     broken = []
     for folder in reversed(checkpoints(run)):
-        try:
-            body = json.loads((folder / "state.json").read_text())
-            digest = body.pop("digest", None)
-        except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but no object
-            broken.append(folder / "state.json")
-            continue
-        if body.get("format") != FORMAT:
-            raise UsageError(
-                f"{folder}: written by another version (format {body.get('format')}, this one reads {FORMAT}); resume it there"
-            )
-        if digest != _body_digest(body):
-            broken.append(folder / "state.json")
-            continue
-        bad = [folder / name for name, digest in body["files"].items() if not _verifies(folder / name, digest)]
-        if bad:
-            broken += bad
+        body, bad = _whole(folder)
+        if body is None:
+            broken.append(bad)
             continue
         device = next(state.model.parameters()).device
         state.model.load_state_dict(load_file(folder / "model.safetensors", device=str(device)))
@@ -92,6 +85,35 @@ def load_checkpoint(run: Path, state: TrainState) -> dict[str, Any] | None:
     if broken:
         raise GroundupError(f"{broken[0]}: damaged, and no older checkpoint is whole; start the run again")
     return None
+
+
+def _whole(folder: Path) -> tuple[dict[str, Any] | None, Path]:
+    """What a checkpoint's ``state.json`` says if every file is as it was written, else None and the first that is not.
+
+    Raises UsageError for a checkpoint of another version.
+    """
+    file = folder / "state.json"
+    try:
+        body = json.loads(file.read_text())
+        digest = body.pop("digest", None)
+    except (OSError, ValueError, AttributeError):  # AttributeError: JSON, but no object
+        return None, file
+    if body.get("format") != FORMAT:
+        raise UsageError(f"{folder}: written by another version (format {body.get('format')}, this one reads {FORMAT}); resume it there")
+    if digest != _body_digest(body):
+        return None, file
+    bad = [folder / name for name, digest in body["files"].items() if not _verifies(folder / name, digest)]
+    return (None, bad[0]) if bad else (body, file)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    """Lets no half-written folder keep a full disk full."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _verifies(path: Path, digest: str) -> bool:

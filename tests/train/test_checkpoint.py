@@ -53,7 +53,9 @@ def test_the_newest_two_are_kept(run, new_state, new_batch):
     state = trained(new_state(), new_batch, 3)
     save_checkpoint(run, state, {})
     assert [p.name for p in checkpoints(run)] == ["step-00000002", "step-00000003"]
-    save_checkpoint(run, state, {})  # the same step again replaces it
+    written = (checkpoints(run)[-1] / "state.json").stat()
+    save_checkpoint(run, state, {})  # the same step again stands as it is: no moment without it
+    assert (checkpoints(run)[-1] / "state.json").stat() == written
     assert [p.name for p in checkpoints(run)] == ["step-00000002", "step-00000003"]
 
 
@@ -102,14 +104,24 @@ def test_another_version_is_refused(run, new_state):
 
 
 def test_a_full_disk_is_said_and_the_checkpoint_before_stays(run, new_state, new_batch, monkeypatch):
-    def full(path: str, flags: int) -> int:
+    def full(path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     state = trained(new_state(), new_batch, 3)
-    monkeypatch.setattr("groundup.train.checkpoint.os.open", full)
+    monkeypatch.setattr("groundup.train.checkpoint._sync", full)
     with pytest.raises(GroundupError, match="disk is full"):
         save_checkpoint(run, state, {})
     monkeypatch.undo()
+    assert load_checkpoint(run, new_state())["step"] == 2
+    assert not list(run.glob("state/*.partial")), "a half-written folder would keep the disk full"
+
+
+def test_damaged_checkpoints_do_not_count_among_the_two_that_are_kept(run, new_state, new_batch):
+    (checkpoints(run)[-1] / "model.safetensors").write_bytes(b"damaged")
+    state = new_state()
+    assert load_checkpoint(run, state)["step"] == 1
+    save_checkpoint(run, trained(state, new_batch, 2), {})
+    assert [p.name for p in checkpoints(run)] == ["step-00000001", "step-00000002"]
     assert load_checkpoint(run, new_state())["step"] == 2
 
 
