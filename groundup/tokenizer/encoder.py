@@ -13,14 +13,15 @@ from groundup.tokenizer.engine import N_FIELDS, NARROW_BYTES, WIDE_BYTES
 from groundup.tokenizer.merge_loops import BYTES_EACH, NONE, SHORT
 from groundup.tokenizer.scan import KINDS, MARGIN, address_of_classes, new_scratch
 
-NARROW_SETS, WIDE_SETS = 1 << 16, 1 << 13
-"""Sizes of a thread's cache: 4 MiB for short and 2 MiB for long pre-tokens."""
+NARROW_SETS, WIDE_SETS = 1 << 17, 1 << 13
+"""Sizes of a thread's cache: 8 MiB for short and 2 MiB for long pre-tokens."""
 
 SLACK = 32
 """Ids behind the last that the engine may write over."""
 
 _WORK_LIMIT = 1 << 12
 _SMALL = 1 << 15
+_BYTES_HEADER = bytes.__basicsize__ - 1  # in CPython, which numba runs on, bytes begin behind what its objects begin with
 _GIVEN = 1 << 12  # pre-tokens in a call
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
@@ -89,7 +90,7 @@ class Encoder:
     def encode(self, data: bytes | mmap.mmap, start: int, stop: int) -> np.ndarray:
         """The ids of a part of a text, uint32, shape [n]."""
         thread, n = self._thread(), stop - start
-        source = np.frombuffer(data, np.uint8).ctypes.data + start if n else 0
+        source = _address_of(data) + start
         if n <= _SMALL:
             return thread.buffer[: thread.encode(source, n, thread.buffer_address)].copy()
         out = np.empty(n + SLACK, np.uint32)
@@ -98,15 +99,7 @@ class Encoder:
 
     def encode_into(self, data: bytes | mmap.mmap, start: int, stop: int, out: np.ndarray) -> int:
         """Writes the ids of a part of a text to ``out``, uint32, shape [stop - start + SLACK]; returns how many."""
-        return (
-            self._thread().encode(np.frombuffer(data, np.uint8).ctypes.data + start, stop - start, out.ctypes.data) if stop > start else 0
-        )
-
-    def encode_pretokens(self, pretokens: Sequence[bytes]) -> np.ndarray:
-        """The ids of pre-tokens that something else has found, uint32, shape [n]."""
-        thread = self._thread()
-        parts = [thread.encode_given(pretokens[i : i + _GIVEN]) for i in range(0, len(pretokens), _GIVEN)]
-        return np.concatenate(parts) if parts else np.empty(0, np.uint32)
+        return self._thread().encode(_address_of(data) + start, stop - start, out.ctypes.data)
 
     def _thread(self) -> _Thread:
         thread = getattr(self._threads, "mine", None)
@@ -158,15 +151,16 @@ class _Thread:
     def encode(self, source: int, n: int, out: int) -> int:
         """Writes the ids of n bytes; returns how many."""
         k = engine.encode(source, n, self._address, out)
-        if not self._state[engine.NEEDED]:
+        if k >= 0:
             return k
-        reached = 0
-        while self._state[engine.NEEDED]:
+        total = reached = 0
+        while k < 0:
+            total += -1 - k
             self._make_room(int(self._state[engine.NEEDED]))
             reached += int(self._state[engine.REACHED])
-            k += engine.encode(source + reached, n - reached, self._address, out + 4 * k)
+            k = engine.encode(source + reached, n - reached, self._address, out + 4 * total)
         self._make_room(_WORK_LIMIT)
-        return k
+        return total + k
 
     def encode_given(self, pretokens: Sequence[bytes]) -> np.ndarray:
         """The ids of at most _GIVEN pre-tokens."""
@@ -189,6 +183,13 @@ def decode(ids: np.ndarray, blob: np.ndarray, offsets: np.ndarray) -> bytes:
     where = ids.ctypes.data, ids.size, offsets.ctypes.data, blob.ctypes.data
     out = np.empty(engine.decode(*where, 0) + engine.COPY, np.uint8)
     return out[: engine.decode(*where, out.ctypes.data)].tobytes()
+
+
+def _address_of(data: bytes | mmap.mmap) -> int:
+    """Where a text's bytes lie, which they do while it is referred to."""
+    if isinstance(data, bytes):
+        return id(data) + _BYTES_HEADER  # numpy would say the same, and take longer than a short text does
+    return np.frombuffer(data, np.uint8).ctypes.data
 
 
 def _aligned(n: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, loop, prefetch, store8, store32, store64
+from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, load_int, loop, prefetch, store8, store32, store64
 from groundup.tokenizer.merge_loops import SHORT, merge_long, merge_short
 from groundup.tokenizer.scan import CHUNK, ENDS, MARGIN, copy_tail, split_chunk
 
@@ -31,7 +31,10 @@ GIVEN_KIND = -1
 COPY = 16
 """Bytes that decoding moves at a time."""
 
-KEYS_BYTES = 24 * (CHUNK + 1024)
+BATCH = 256
+"""Pre-tokens that are hashed together."""
+
+KEYS_BYTES = 24 * BATCH
 _ZERO, _ALL = np.uint64(0), np.uint64(2**64 - 1)
 _LONG = np.uint64(255 << 56)
 _A, _B, _C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0xD6E8FEB86659FD93)
@@ -62,17 +65,16 @@ def hash_of(data: bytes) -> int:
 
 
 @loop
-def _write_keys(source, k, ends, keys, narrow, narrow_shift, wide, wide_shift):
+def _write_keys(source, begin, k, ends, keys, narrow, narrow_shift, wide, wide_shift):
     """For each pre-token its key, two words, and where its set is: of the wide table if it is too long for a narrow entry."""
-    begin = 0
     for i in range(k):
         end = load32(ends + 4 * i)
         at, n = source + begin, end - begin
         begin = end
         if n <= NARROW_KEY:
             bits = 8 * n
-            low = load64(at) & (_ALL >> np.uint64(64 - min(bits, 64)))
-            high = load64(at + 8) & ((np.uint64(1) << np.uint64(max(bits, 64) - 64)) - np.uint64(1))
+            low = load64(at) & (_ALL >> np.uint64(64 - bits if bits < 64 else 0))
+            high = load64(at + 8) & ((np.uint64(1) << np.uint64(bits - 64 if bits > 64 else 0)) - np.uint64(1))
             high |= np.uint64(n) << np.uint64(56)
             mixed = low * _A + high * _B
             mixed = (mixed ^ (mixed >> np.uint64(32))) * _C
@@ -124,21 +126,16 @@ def _find_wide(entries, at, n, out):
 
 
 @loop
-def _field(state, which):
-    return np.int64(load64(state + 8 * which))
-
-
-@loop
 def _find_whole(at, n, state):
     """The id of the token that is these n bytes, among those that merges do not make; -1 if it is none."""
-    mask = _field(state, WHOLE_MASK)
-    table, blob, offsets = _field(state, WHOLE), _field(state, BLOB), _field(state, OFFSETS)
+    mask = load_int(state + 8 * WHOLE_MASK)
+    table, blob, offsets = load_int(state + 8 * WHOLE), load_int(state + 8 * BLOB), load_int(state + 8 * OFFSETS)
     slot = np.int64(_hash_bytes(at, n) & np.uint64(mask))
     while True:
         token = load32(table + 4 * slot)
         if token == 0xFFFFFFFF:
             return -1
-        begin, end = np.int64(load64(offsets + 8 * token)), np.int64(load64(offsets + 8 * token + 8))
+        begin, end = load_int(offsets + 8 * token), load_int(offsets + 8 * token + 8)
         if end - begin == n:
             i = 0
             while i < n and load8(at + i) == load8(blob + begin + i):
@@ -151,14 +148,14 @@ def _find_whole(at, n, state):
 @loop
 def _merge(at, n, state, out):
     """Writes the ids of a pre-token of at most WORK_LIMIT bytes; returns how many."""
-    if _field(state, WHOLE_MASK) >= 0:
+    if load_int(state + 8 * WHOLE_MASK) >= 0:
         token = _find_whole(at, n, state)
         if token >= 0:
             store32(out, token)
             return 1
-    work = _field(state, WORK)
-    byte_ids, byte_pairs = _field(state, BYTE_IDS), _field(state, BYTE_PAIRS)
-    pairs, mask = _field(state, PAIRS), _field(state, PAIR_MASK)
+    work = load_int(state + 8 * WORK)
+    byte_ids, byte_pairs = load_int(state + 8 * BYTE_IDS), load_int(state + 8 * BYTE_PAIRS)
+    pairs, mask = load_int(state + 8 * PAIRS), load_int(state + 8 * PAIR_MASK)
     if n <= SHORT:
         m = merge_short(at, n, byte_ids, byte_pairs, pairs, mask, work)
     else:
@@ -197,18 +194,18 @@ def _encode_other(at, n, low, high, entries, state, out):
     """Writes the ids of a pre-token that is not in the first narrow entry; returns how many, -1 if WORK_LIMIT is too small for it."""
     if n <= NARROW_KEY and load64(entries + NARROW_BYTES) == low and load64(entries + NARROW_BYTES + 8) == high:
         _swap(entries, entries + NARROW_BYTES, NARROW_BYTES)
-        first = load64(entries + 16)
-        store64(out, first & _IDS)
+        ids = load64(entries + 16)
+        store64(out, ids & _IDS)
         store64(out + 8, load64(entries + 24))
-        return np.int64(first >> np.uint64(24)) & 255
+        return np.int64(ids >> np.uint64(24)) & 255
     wide = _ZERO
     if n <= WIDE_KEY:
         mixed = low if n > NARROW_KEY else _hash_bytes(at, n)
-        wide = np.uint64(_field(state, WIDE)) + ((mixed >> np.uint64(_field(state, WIDE_SHIFT))) << np.uint64(8))
+        wide = np.uint64(load_int(state + 8 * WIDE)) + ((mixed >> np.uint64(load_int(state + 8 * WIDE_SHIFT))) << np.uint64(8))
         m = _find_wide(np.int64(wide), at, n, out)
         if m > 0:
             return m
-    elif n > _field(state, WORK_LIMIT):
+    elif n > load_int(state + 8 * WORK_LIMIT):
         return -1
     m = _merge(at, n, state, out)
     if n <= NARROW_KEY and m <= NARROW_IDS:
@@ -221,26 +218,28 @@ def _encode_other(at, n, low, high, entries, state, out):
 @loop
 def _encode_pretokens(source, k, ends, state, out):
     """Writes the ids of k pre-tokens; returns where the next id goes, and sets NEEDED and REACHED where WORK_LIMIT is too small."""
-    keys = _field(state, KEYS)
-    narrow = _field(state, NARROW)
-    _write_keys(source, k, ends, keys, narrow, _field(state, NARROW_SHIFT), _field(state, WIDE), _field(state, WIDE_SHIFT))
+    keys, narrow, narrow_shift = load_int(state + 8 * KEYS), load_int(state + 8 * NARROW), load_int(state + 8 * NARROW_SHIFT)
+    wide, wide_shift = load_int(state + 8 * WIDE), load_int(state + 8 * WIDE_SHIFT)
     begin = 0
-    for i in range(k):
-        end = load32(ends + 4 * i)
-        low, high, entry = load64(keys + 24 * i), load64(keys + 24 * i + 8), np.int64(load64(keys + 24 * i + 16))
-        if load64(entry) == low and load64(entry + 8) == high:
-            first = load64(entry + 16)
-            store64(out, first & _IDS)
-            store64(out + 8, load64(entry + 24))
-            out += 4 * (np.int64(first >> np.uint64(24)) & 255)
-        else:
-            m = _encode_other(source + begin, end - begin, low, high, entry, state, out)
-            if m < 0:
-                store64(state + 8 * NEEDED, np.uint64(end - begin))
-                store64(state + 8 * REACHED, np.uint64(begin))
-                return out
-            out += 4 * m
-        begin = end
+    for first in range(0, k, BATCH):
+        n = k - first if k - first < BATCH else BATCH
+        _write_keys(source, begin, n, ends + 4 * first, keys, narrow, narrow_shift, wide, wide_shift)
+        for i in range(n):
+            end = load32(ends + 4 * (first + i))
+            low, high, entry = load64(keys + 24 * i), load64(keys + 24 * i + 8), load_int(keys + 24 * i + 16)
+            if ((load64(entry) ^ low) | (load64(entry + 8) ^ high)) == _ZERO:
+                ids = load64(entry + 16)
+                store64(out, ids & _IDS)
+                store64(out + 8, load64(entry + 24))
+                out += 4 * (np.int64(ids >> np.uint64(24)) & 255)
+            else:
+                m = _encode_other(source + begin, end - begin, low, high, entry, state, out)
+                if m < 0:
+                    store64(state + 8 * NEEDED, np.uint64(end - begin))
+                    store64(state + 8 * REACHED, np.uint64(begin))
+                    return out
+                out += 4 * m
+            begin = end
     store64(state + 8 * REACHED, np.uint64(begin))
     return out
 
@@ -249,14 +248,14 @@ def _encode_pretokens(source, k, ends, state, out):
 def encode(source, n, state, out):
     """Writes the ids of a text of n bytes, uint32; returns how many. There may be n, and WIDE_IDS more may be written over.
 
-    REACHED is how far it came: to the end, unless NEEDED is not 0, which is then the WORK_LIMIT to go on with. A pattern of GIVEN_KIND
+    A negative answer -1 - k means k ids, and that WORK_LIMIT must be NEEDED at least to go on from REACHED. A pattern of GIVEN_KIND
     means that n is the number of pre-tokens, their ends are given, and MARGIN bytes can be read behind the last.
     """
-    scratch, table, kind = _field(state, SCRATCH), _field(state, CLASSES), _field(state, KIND)
+    scratch, table, kind = load_int(state + 8 * SCRATCH), load_int(state + 8 * CLASSES), load_int(state + 8 * KIND)
     store64(state + 8 * NEEDED, _ZERO)
     first = out
     if kind == GIVEN_KIND:
-        return (_encode_pretokens(source, n, _field(state, GIVEN), state, out) - first) >> 2
+        return (_encode_pretokens(source, n, load_int(state + 8 * GIVEN), state, out) - first) >> 2
     begin, end = source, source + n
     while source < end:
         is_last = end - source < CHUNK + MARGIN
@@ -266,10 +265,10 @@ def encode(source, n, state, out):
             source, end = tail, tail + (end - source)
         k = split_chunk(source, end, is_last, scratch, table, kind)
         out = _encode_pretokens(source, k, scratch + ENDS, state, out)
-        source += _field(state, REACHED)
+        source += load_int(state + 8 * REACHED)
         if load64(state + 8 * NEEDED) != _ZERO:
-            break
-    store64(state + 8 * REACHED, np.uint64(source - begin))
+            store64(state + 8 * REACHED, np.uint64(source - begin))
+            return -1 - ((out - first) >> 2)
     return (out - first) >> 2
 
 
@@ -282,8 +281,8 @@ def decode(ids, n, offsets, blob, out):
     total = 0
     for i in range(n):
         token = load32(ids + 4 * i)
-        begin = np.int64(load64(offsets + 8 * token))
-        length = np.int64(load64(offsets + 8 * token + 8)) - begin
+        begin = load_int(offsets + 8 * token)
+        length = load_int(offsets + 8 * token + 8) - begin
         if out != 0:
             for j in range(0, length, COPY):
                 copy16(out + total + j, blob + begin + j)

@@ -100,7 +100,8 @@ def _store(bits: int, value_type: types.Type) -> Any:
     return intrinsic(store)
 
 
-load8, load32, load64 = _load(8, types.int64), _load(32, types.int64), _load(64, types.uint64)
+load8, load32, load_int = (_load(bits, types.int64) for bits in (8, 32, 64))
+load64 = _load(64, types.uint64)
 store8, store16, store32, store64 = _store(8, types.int64), _store(16, types.int64), _store(32, types.int64), _store(64, types.uint64)
 
 

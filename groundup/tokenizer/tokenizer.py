@@ -45,6 +45,7 @@ _SAMPLE_BYTES = 1 << 14
 _COUNT_BYTES = 1 << 16
 _BATCH_BYTES = 1 << 19
 _CALL_BYTES = 256  # that could be encoded in the time that a call takes
+_NONE: frozenset[str] = frozenset()
 _FEW = 64  # ids that are decoded sooner than compiled code is called
 
 
@@ -231,7 +232,10 @@ class Tokenizer:
         Raises UsageError where a disallowed special token stands in the text: text from outside must not pass for a control token.
         """
         data = _as_bytes(text)
-        return self._encode_parts(list(self._parts(data, allowed_special, disallowed_special)), n_workers)
+        parts = self._parts(data, allowed_special, disallowed_special)
+        if len(data) < _PIECE_BYTES and not allowed_special:
+            return self._encoder.encode(data, 0, len(data))
+        return self._encode_parts(list(parts), n_workers)
 
     def encode_ordinary(self, text: str | bytes, *, n_workers: int | None = None) -> np.ndarray:
         """The ids of a text, uint32, shape [n], special tokens' texts taken as ordinary: for training data."""
@@ -381,8 +385,8 @@ class Tokenizer:
 
     def _parts(self, data: Text, allowed_special: Some, disallowed_special: Some) -> Iterator[Part]:
         """Yields a text's pieces and its special tokens, after the check for disallowed ones."""
-        allowed = self._chosen(allowed_special)
-        disallowed = self._chosen(disallowed_special) - allowed
+        allowed = self._chosen(allowed_special) if allowed_special else _NONE
+        disallowed = self._chosen(disallowed_special) - allowed if disallowed_special else _NONE
         if disallowed and (found := self._search(disallowed, data, 0)):
             name = found[0].decode()
             raise UsageError(
@@ -409,12 +413,16 @@ class Tokenizer:
 
     def _chosen(self, choice: Some) -> frozenset[str]:
         if choice == "all":
-            return frozenset(self.special_tokens)
+            return self._all_special
         if isinstance(choice, str):
             raise UsageError(f"special tokens are chosen by a set of them or 'all', not by {choice!r}: write {{{choice!r}}}")
         if unknown := sorted(set(choice) - set(self.special_tokens)):
             raise UsageError(f"{unknown[0]!r} is not a special token here: choose from {', '.join(self.special_tokens) or 'none'}")
         return frozenset(choice)
+
+    @cached_property
+    def _all_special(self) -> frozenset[str]:
+        return frozenset(self.special_tokens)
 
     def _encode_one(self, part: Part) -> np.ndarray:
         if part.token is not None:
