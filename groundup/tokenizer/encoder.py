@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ SLACK = 32
 """Ids behind the last that the engine may write over."""
 
 _WORK_LIMIT = 1 << 12
+_LARGE_PAGE = 1 << 21
 _SMALL = 1 << 15
 _BYTES_HEADER = bytes.__basicsize__ - 1  # in CPython, which numba runs on, bytes begin behind what its objects begin with
 _GIVEN = 1 << 12  # pre-tokens in a call
@@ -32,7 +34,8 @@ def new_pair_table(left: np.ndarray, right: np.ndarray, new: np.ndarray) -> np.n
     keys, first = np.unique(keys, return_index=True)  # of a pair that is there twice, the first
     values = (first.astype(np.uint64) << np.uint64(32)) | new.astype(np.uint64)[first]
     size = 1 << max(4, int(2 * keys.size).bit_length())
-    table = np.full((size, 2), NONE, np.uint64)
+    table = _large_pages(16 * size).view(np.uint64).reshape(size, 2)
+    table[:] = NONE
     mixed = keys * _MIX
     slots = ((mixed ^ (mixed >> np.uint64(32))) & np.uint64(size - 1)).astype(np.int64)
     waiting = np.arange(keys.size)
@@ -114,7 +117,7 @@ class _Thread:
 
     def __init__(self, shared: Encoder) -> None:
         self._shared = shared  # whose tables must stay where they are
-        self.narrow, self.wide = _aligned(2 * NARROW_BYTES * NARROW_SETS), _aligned(2 * WIDE_BYTES * WIDE_SETS)
+        self.narrow, self.wide = _large_pages(2 * NARROW_BYTES * NARROW_SETS), _large_pages(2 * WIDE_BYTES * WIDE_SETS)
         self._scratch, self._keys = new_scratch(), np.empty(engine.KEYS_BYTES, np.uint8)
         self.buffer = np.empty(_SMALL + SLACK, np.uint32)
         self.buffer_address = self.buffer.ctypes.data
@@ -192,11 +195,15 @@ def _address_of(data: bytes | mmap.mmap) -> int:
     return np.frombuffer(data, np.uint8).ctypes.data
 
 
-def _aligned(n: int) -> np.ndarray:
-    """Zeros, uint8, shape [n], beginning with a cache line."""
-    memory = np.zeros(n + 64, np.uint8)
-    shift = -memory.ctypes.data % 64
-    return memory[shift : shift + n]
+def _large_pages(n: int) -> np.ndarray:
+    """Zeros, uint8, shape [n], in large pages of memory where the system has them: tables are read all over the place."""
+    memory = mmap.mmap(-1, n + _LARGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a system built without
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(memory, np.uint8)
+    shift = -array.ctypes.data % _LARGE_PAGE
+    return array[shift : shift + n]
 
 
 def _seed(thread: _Thread, tokens: Sequence[bytes]) -> list[int]:
