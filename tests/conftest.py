@@ -2,16 +2,22 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits sleeps: tests share the machine
 
-import groundup.kernels.native
-import groundup.kernels.ngram  # noqa: F401
+import groundup
 
-jaxtyping.install_import_hook("groundup", "checking.typechecker")  # before anything else of groundup is imported
+COMPILED = {"native", "ngram", "machine", "matching", "rules", "scan", "merge_loops", "engine"}
+"""Modules that numba compiles: it takes plain functions only. All others are checked."""
+
+ROOT = Path(groundup.__file__).parent
+modules = [".".join(("groundup", *path.relative_to(ROOT).with_suffix("").parts)) for path in sorted(ROOT.rglob("*.py"))]
+checked = [name for name in modules if name.rpartition(".")[2] not in COMPILED | {"__init__"}]
+jaxtyping.install_import_hook(checked, "checking.typechecker")  # before anything else of groundup is imported
 
 import torch  # noqa: E402
 

@@ -1,15 +1,18 @@
-"""Bytes to tokens and back: byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019) in plain Python.
+"""Bytes to tokens and back: byte-level byte-pair encoding (Sennrich et al. 2016; Radford et al. 2019).
 
     from groundup.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.train([b"the cat in the hat"], vocab_size=260)
     ids = tokenizer.encode("the quick brown fox")
 
-The path of a text: ``patterns`` splits it into pre-tokens, ``merging`` turns each into tokens, ``parallel`` does so on every core,
-and ``huggingface`` keeps the result in a ``tokenizer.json`` that Hugging Face's ``tokenizers`` opens.
+To understand it, read ``patterns`` (what splits a text into pre-tokens), ``merging`` (what turns each into tokens) and ``reference``,
+which is the two together in plain Python. What runs is their compiled twin, with the same answers: ``classes`` and ``rules`` and
+``matching`` in ``scan`` split, ``merge_loops`` merge, and ``engine`` does both with a cache between them, all made of the instructions in
+``machine``; ``encoder`` holds their memory. ``huggingface`` keeps a tokenizer in a ``tokenizer.json`` that ``tokenizers`` opens.
 """
 
+from groundup.tokenizer.decoding import StreamDecoder
 from groundup.tokenizer.patterns import PATTERNS
-from groundup.tokenizer.tokenizer import END_OF_TEXT, Progress, StreamDecoder, Tokenizer
+from groundup.tokenizer.tokenizer import END_OF_TEXT, Offsets, Progress, Tokenizer
 
-__all__ = ["END_OF_TEXT", "PATTERNS", "Progress", "StreamDecoder", "Tokenizer"]
+__all__ = ["END_OF_TEXT", "PATTERNS", "Offsets", "Progress", "StreamDecoder", "Tokenizer"]

@@ -257,7 +257,6 @@ class _Learner:
         lengths = np.fromiter(map(len, words), np.int64, len(words))
         ends = np.cumsum(lengths)
         n = int(ends[-1]) if len(words) else 0
-        self.ends = ends
         self.symbols = np.empty((n, 3), np.int32)
         self.symbols[:, SYMBOL] = np.frombuffer("".join(words).encode("latin-1"), np.uint8)
         self.symbols[:, NEXT] = np.arange(1, n + 1)
@@ -329,15 +328,6 @@ class _Learner:
     def _ties(self) -> tuple[np.ndarray, ...]:
         return self.order, self.prefixes, self.spans, self.text
 
-    def words(self) -> list[str]:
-        """Each pre-token's final word."""
-        if not len(self.ends):
-            return []
-        standing = self.symbols[:, SYMBOL] != NONE
-        text = self.symbols[standing, SYMBOL].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
-        cuts = np.cumsum(standing)[self.ends - 1].tolist()
-        return [text[start:stop] for start, stop in zip([0, *cuts[:-1]], cuts, strict=True)]
-
     def _grow(self, capacity: int) -> None:
         self.pairs, self.counts = _longer(self.pairs, capacity), _longer(self.counts, capacity)
         n_slots = 1 << (2 * capacity - 1).bit_length()  # at most half full
@@ -355,10 +345,8 @@ def _longer(array: np.ndarray, length: int) -> np.ndarray:
     return out
 
 
-def learn(
-    counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], None], ties: Ties = "greatest"
-) -> tuple[list[tuple[int, int]], list[str]]:
-    """``merging.learn``, compiled: the same merges and words, in a time that grows with the occurrences of what is merged.
+def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], None], ties: Ties = "greatest") -> list[tuple[int, int]]:
+    """``merging.learn``, compiled: the same merges, in a time that grows with the occurrences of what is merged.
 
     ``progress`` is called every SLICE merges; what it raises, KeyboardInterrupt too, ends the learning and leaves nothing.
     """
@@ -367,4 +355,4 @@ def learn(
     while learner.n_merges < n_merges and not learner.exhausted:
         learner.merge(min(n_merges, learner.n_merges + SLICE))
         progress(learner.n_merges, n_merges)
-    return [(left, right) for left, right in learner.merges[: learner.n_merges].tolist()], learner.words()
+    return [(left, right) for left, right in learner.merges[: learner.n_merges].tolist()]

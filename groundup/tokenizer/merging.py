@@ -62,17 +62,14 @@ def byte_order() -> np.ndarray:
     return places
 
 
-def learn(
-    counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], None], ties: Ties = "greatest"
-) -> tuple[list[tuple[int, int]], list[str]]:
+def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], None], ties: Ties = "greatest") -> list[tuple[int, int]]:
     """Learns up to ``n_merges`` merges from counted pre-tokens: each joins the pair of neighbours that is seen most often then.
 
     Between pairs seen equally often ``ties`` decides, so that the answer depends on the counts alone.
     Only the words that hold the merged pair are touched (``holders``), only the pairs beside it are recounted, and the heap is lazy:
     counts only fall, save for pairs with the new token, which are pushed; an entry that says too much goes back with what is true.
 
-    Returns the merges as pairs of ids, the k-th making id 256 + k, and each pre-token's final word, in the order of ``counts``.
-    There are fewer merges than asked for when no pair is left.
+    Returns the merges as pairs of ids, the k-th making id 256 + k. There are fewer merges than asked for when no pair is left.
     A merge costs time in proportion to the bytes of the words that hold its pair: text without any boundaries (base64) is slow.
     """
     words, frequencies = [to_word(pretoken) for pretoken in counts], list(counts.values())
@@ -113,7 +110,7 @@ def learn(
         for after in made:
             heapq.heappush(heap, (-pair_counts[after], order[ord(after[0])] + order[ord(after[1])], after))
         progress(len(merges), n_merges)
-    return merges, words
+    return merges
 
 
 def _changed_pairs(parts: list[str], pair: str, new: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""One function over a stream of batches on every core: in order, few batches in flight, the same answer for any number of workers."""
+"""One function over a stream on every core: in order, little of it in flight, the same answer for any number of workers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -35,6 +36,15 @@ def resolve_workers(n_workers: int | None) -> int:
     if n_workers is None:
         return len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     return n_workers
+
+
+def resolve_threads(n_threads: int | None) -> int:
+    """The number of threads to use: as asked, or one a core. Raises UsageError for fewer than one."""
+    if n_threads is not None and n_threads < 1:
+        raise UsageError(f"n_workers is {n_threads}: ask for at least 1, or leave it out for one a core")
+    if n_threads is not None:
+        return n_threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def batched(items: Iterable[Item], size: int, size_of: Callable[[Item], int]) -> Iterator[list[Item]]:
@@ -83,6 +93,38 @@ def map_batches(function: Callable[[Item], Result], batches: Iterable[Item], n_w
         raise GroundupError("a tokenizer worker process died, perhaps out of memory: try again with n_workers=1") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def map_threads(function: Callable[[Item], Result], items: Iterable[Item], n_threads: int) -> Iterator[Result]:
+    """Yields ``function(item)`` for each item, in order, worked out by ``n_threads`` threads; for compiled code, which lets go of the lock.
+
+    At most twice as many items as threads are under way. With one thread, or one item, that is this thread.
+    """
+    items = iter(items)
+    first = list(islice(items, 2))
+    items = chain(first, items)
+    if n_threads == 1 or len(first) < 2:
+        yield from map(function, items)
+        return
+    pool = _threads(n_threads, os.getpid())
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) >= 2 * n_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        wait(pending)
+
+
+@lru_cache(maxsize=4)
+def _threads(n: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay, for what each remembers is worth keeping; a forked process has none of its parent's."""
+    return ThreadPoolExecutor(n, thread_name_prefix="groundup-tokenizer")
 
 
 def _start_worker(function: Callable[[Any], Any], parent: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from mmap import mmap
 
 import regex
 
@@ -32,11 +33,37 @@ O200K = (
 )
 """GPT-4o (tiktoken's ``o200k_base``, 2024): a word ends before a capital, marks belong to words."""
 
-PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K, "qwen2": QWEN2}
+SMOLLM = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"""
+"""SmolLM (2024): as ``gpt2`` within what is left when every digit is set apart, which its ``tokenizer.json`` does first."""
+
+_HAN = "一-龥\u3040-ヿ"  # CJK ideographs of Unicode 1.1, hiragana and katakana
+DEEPSEEK_V3 = (
+    rf"""\p{{N}}{{1,3}}|[{_HAN}]+|[!-/:-@\[-`{{-~][A-Za-z]+"""
+    rf"""|[^\r\n\p{{L}}\p{{P}}\p{{S}}\p{{N}}{_HAN}]?(?:(?![{_HAN}])[\p{{L}}\p{{M}}])+| ?(?:(?![{_HAN}])[\p{{P}}\p{{S}}])+[\r\n]*"""
+    rf"""|\s*[\r\n]+|\s+(?![^\s\p{{N}}{_HAN}])|\s+"""
+    rf"""|(?:[^\p{{L}}\p{{M}}\p{{P}}\p{{S}}\p{{N}}\s](?!(?![{_HAN}])[\p{{L}}\p{{M}}]))+"""
+)
+"""DeepSeek-V3 (2024): its ``tokenizer.json`` sets numbers apart by three digits, then Chinese and kana, and splits the rest; in one.
+
+What its patterns leave unmatched (control characters, unassigned code points) is a pre-token too, which is the last alternative.
+"""
+
+PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K, "qwen2": QWEN2, "deepseek-v3": DEEPSEEK_V3, "smollm": SMOLLM}
 """The known patterns by name."""
 
-_ASCII_MEMBERS = {"L": "A-Za-z", "N": "0-9", "Lu": "A-Z", "Ll": "a-z", "Lt": "", "Lm": "", "Lo": "", "M": ""}
-_CUT = re.compile(rb"[A-Za-z](?=[ \t\r\n])")
+_ASCII_MEMBERS = {
+    "L": "A-Za-z",
+    "N": "0-9",
+    "P": r"!-#%-*,-/:;?@\[-\]_{}",
+    "S": "$+<->^`|~",
+    "Lu": "A-Z",
+    "Ll": "a-z",
+    "Lt": "",
+    "Lm": "",
+    "Lo": "",
+    "M": "",
+}
+_CUT = re.compile(rb"(?:[A-Za-z]|[\xd0\xd1][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2})(?=[ \t\r\n])")  # Latin, Cyrillic, U+5000..8FFF
 
 
 def check_pattern(pattern: str) -> str:
@@ -77,14 +104,18 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def pieces(text: bytes, size: int) -> Iterator[bytes]:
-    """Cuts a text into pieces of about ``size`` bytes that pre-tokenize as the whole does; an empty text is one empty piece.
+def cuts(text: bytes | mmap, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cuts part of a text into pieces of about ``size`` bytes that pre-tokenize as the whole does; yields where each begins and ends.
 
-    Every pattern here ends a pre-token between an ASCII letter and ASCII white space, whatever stands around them: letters look at
-    nothing that follows, and what follows looks at nothing before. A text without such a place is not cut.
+    Every pattern here ends a pre-token between a letter and ASCII white space, whatever stands around them: letters look at nothing that
+    follows, and what follows looks at nothing before. A text without such a place is not cut. Nothing is one empty piece.
     """
-    start = 0
-    while (cut := _CUT.search(text, start + size)) is not None:
-        yield text[start : cut.end()]
+    while (cut := _CUT.search(text, min(start + size, stop), stop)) is not None:
+        yield start, cut.end()
         start = cut.end()
-    yield text[start:]
+    yield start, stop
+
+
+def pieces(text: bytes, size: int) -> Iterator[bytes]:
+    """The pieces that ``cuts`` cuts a text into."""
+    return (text[start:stop] for start, stop in cuts(text, 0, len(text), size))

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import heapq
 import json
+import mmap
 import re
+import sys
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
-from itertools import chain, islice
+from functools import cached_property, lru_cache, partial
+from itertools import chain, islice, takewhile
 from os import PathLike
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from groundup.errors import UsageError
 from groundup.tokenizer import huggingface
-from groundup.tokenizer.merging import MAX_VOCAB_SIZE, Ties, learn, merge, to_word
-from groundup.tokenizer.parallel import batched, map_batches
-from groundup.tokenizer.patterns import check_pattern, pieces, splitter, to_text
+from groundup.tokenizer.decoding import StreamDecoder
+from groundup.tokenizer.idfile import mapped, write_ids
+from groundup.tokenizer.merging import MAX_VOCAB_SIZE, Ties, learn
+from groundup.tokenizer.parallel import batched, map_batches, map_threads, resolve_threads
+from groundup.tokenizer.patterns import check_pattern, cuts, pieces, splitter, to_text
+from groundup.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from groundup.tokenizer.encoder import Encoder
 
 END_OF_TEXT = "<|endoftext|>"
 """The special token that stands before every document."""
@@ -29,13 +38,36 @@ END_OF_TEXT = "<|endoftext|>"
 Some = Collection[str] | Literal["all"]
 """A choice of special tokens: by name, or all."""
 
-Part = bytes | int
-"""A stretch of a text: ordinary bytes, or the id of a special token."""
+Text = bytes | mmap.mmap
 
-_PIECE_BYTES = 1 << 16  # so a stretch of ASCII in a text that is not all ASCII is split the fast way
+_PIECE_BYTES = 1 << 20  # of a long text, for a thread at a time
 _SAMPLE_BYTES = 1 << 14
+_COUNT_BYTES = 1 << 16
 _BATCH_BYTES = 1 << 19
 _COMPILED_FROM = 1_000_000  # symbols of distinct pre-tokens: fewer are merged before numba has compiled
+_CALL_BYTES = 256  # that could be encoded in the time that a call takes
+_NONE: frozenset[str] = frozenset()
+_FEW = 64  # ids that are decoded sooner than compiled code is called
+
+
+class Part(NamedTuple):
+    """A stretch of a text, ordinary unless it has an id of its own."""
+
+    data: Text
+    start: int
+    stop: int
+    token: int | None = None
+
+
+class Offsets(NamedTuple):
+    """The ids of a text and where in it they stand."""
+
+    ids: np.ndarray
+    """uint32, shape [n]."""
+    bytes: np.ndarray
+    """First byte of each and the byte behind its last, int64, shape [n, 2]."""
+    characters: np.ndarray
+    """The same in characters, int64, shape [n, 2]: those that the token holds any byte of."""
 
 
 @runtime_checkable
@@ -46,41 +78,53 @@ class Progress(Protocol):
 
 
 class Tokenizer:
-    """Byte-level BPE. Ids 0..255 are the bytes in order, then come the merges in the order learned, the special tokens last.
+    """Byte-level BPE. By default ids 0..255 are the bytes in order, then come the merges in the order learned, the special tokens last.
 
     Args:
-        merges: pairs of ids, the k-th making id 256 + k.
-        special_tokens: texts that are one token each, matched before anything else; of two that fit, the longer.
+        merges: pairs of ids in order of rank, the k-th making id 256 + k; with a vocabulary, the token that its two are together; None for
+            tiktoken's rule, by which any two neighbours merge that are a token of the vocabulary together, the lowest id first.
+        special_tokens: texts that are one token each, matched before anything else; of two that fit, the longer. Their ids too, or they
+            follow the others.
         pattern: name of the pre-tokenization pattern, a key of ``PATTERNS``.
+        vocabulary: the bytes of each id, where ids are not as above; none for an id that stands for nothing or for a special token.
+        whole: whether a pre-token that is a token becomes that token, whatever merges make of it (``ignore_merges`` in a tokenizer.json);
+            by default only under tiktoken's rule.
 
-    Raises UsageError for a pattern, merge or special token that makes no sense, naming it.
+    Raises UsageError for a pattern, token, merge or special token that makes no sense, naming it.
     """
 
     pattern: str
     """Name of the pre-tokenization pattern."""
-    merges: list[tuple[int, int]]
-    """Pairs of ids, in the order learned."""
+    merges: list[tuple[int, int]] | None
+    """Pairs of ids, in order of rank."""
     special_tokens: dict[str, int]
     """Id by text."""
     token_bytes: list[bytes]
     """The bytes each id stands for; a special token's are its text."""
 
-    def __init__(self, merges: Sequence[tuple[int, int]], special_tokens: Sequence[str] = (END_OF_TEXT,), pattern: str = "gpt2") -> None:
+    def __init__(
+        self,
+        merges: Sequence[tuple[int, int]] | None,
+        special_tokens: Sequence[str] | Mapping[str, int] = (END_OF_TEXT,),
+        pattern: str = "gpt2",
+        *,
+        vocabulary: Sequence[bytes] | None = None,
+        whole: bool | None = None,
+    ) -> None:
         self.pattern = check_pattern(pattern)
-        _check_special_tokens(special_tokens)
-        self.merges = [(int(left), int(right)) for left, right in merges]
-        if 256 + len(self.merges) + len(special_tokens) > MAX_VOCAB_SIZE:
-            raise UsageError(f"vocab_size can be at most {MAX_VOCAB_SIZE}")
-        self.token_bytes = _token_bytes(self.merges)
-        names = set(huggingface.token_names(self.merges))
-        if taken := [token for token in special_tokens if token in names]:
-            raise UsageError(f"special token {taken[0]!r} is also an ordinary token: choose a text such as '<|{taken[0]}|>'")
-        self.special_tokens = {token: len(self.token_bytes) + i for i, token in enumerate(special_tokens)}
-        self.token_bytes += [token.encode() for token in special_tokens]
-        self._words = _Words(self.merges)
+        self._vocabulary = Vocabulary(merges, special_tokens, vocabulary)
+        self._pairs = self._vocabulary.pairs()
+        self._given = None if vocabulary is None else list(vocabulary)
+        self._whole = self._vocabulary.merges is None if whole is None else whole
+        self.merges, self.special_tokens = self._vocabulary.merges, self._vocabulary.special_tokens
+        self.token_bytes = self._vocabulary.token_bytes
+        if vocabulary is None:
+            names = set(huggingface.token_names(self._vocabulary.merges))
+            if taken := [token for token in special_tokens if token in names]:
+                raise UsageError(f"special token {taken[0]!r} is also an ordinary token: choose a text such as '<|{taken[0]}|>'")
 
     def __reduce__(self) -> tuple:
-        return Tokenizer, (self.merges, tuple(self.special_tokens), self.pattern)
+        return _rebuilt, (self.merges, self.special_tokens, self.pattern, self._given, self._whole)
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, pattern={self.pattern!r}, special_tokens={list(self.special_tokens)})"
@@ -120,7 +164,6 @@ class Tokenizer:
         if isinstance(texts, bytes | str):
             raise UsageError("train takes many texts, not one: pass a list of texts")
         check_pattern(pattern)
-        _check_special_tokens(special_tokens)
         n_merges = vocab_size - 256 - len(special_tokens)
         if n_merges < 0 or vocab_size > MAX_VOCAB_SIZE:
             least = 256 + len(special_tokens)
@@ -132,17 +175,15 @@ class Tokenizer:
             segments = _sample(chain.from_iterable(pieces(segment, _SAMPLE_BYTES) for segment in segments), max_bytes)
         counts: Counter[str] = Counter()
         n_bytes = 0
-        parts = chain.from_iterable(pieces(segment, _PIECE_BYTES) for segment in segments)
+        parts = chain.from_iterable(pieces(segment, _COUNT_BYTES) for segment in segments)
         for batch_counts, batch_bytes in map_batches(partial(_count, pattern), batched(parts, _BATCH_BYTES, len), n_workers):
             counts.update(batch_counts)
             n_bytes += batch_bytes
             report("count", n_bytes, None)
         if not counts:
             raise UsageError("there is no text to train a tokenizer on: give a corpus that is not empty")
-        merges, words = _learner(counts)(counts, n_merges, lambda done, total: report("merge", done, total), ties)
-        tokenizer = cls(merges, special_tokens, pattern)
-        tokenizer._words.remember(zip(counts, words, strict=True))
-        return tokenizer
+        merges = _learner(counts)(counts, n_merges, lambda done, total: report("merge", done, total), ties)
+        return cls(merges, special_tokens, pattern)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Tokenizer:
@@ -153,6 +194,10 @@ class Tokenizer:
     def save(self, path: str | PathLike[str]) -> None:
         """Writes a ``tokenizer.json`` that Hugging Face's ``tokenizers`` opens and encodes alike; into a folder, under that name."""
         path = Path(path)
+        if self._given is not None:
+            raise UsageError(
+                f"{path}: only a tokenizer whose ids are the bytes in order, then its merges, can be written as tokenizer.json"
+            )
         parts = huggingface.Parts(self.merges, list(self.special_tokens), self.pattern)
         huggingface.write(parts, path / "tokenizer.json" if path.is_dir() else path)
 
@@ -171,10 +216,14 @@ class Tokenizer:
     @cached_property
     def hash(self) -> str:
         """SHA-256, in hexadecimal, of all that decides the ids: merges, special tokens, pattern."""
-        parts = [self.merges, list(self.special_tokens), self.pattern]
+        parts: list = [self.merges, list(self.special_tokens), self.pattern]
+        if self._given is not None:
+            parts += [[token.hex() for token in self._given], list(self.special_tokens.values()), self._whole]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def encode(self, text: str | bytes, *, allowed_special: Some = (), disallowed_special: Some = "all") -> np.ndarray:
+    def encode(
+        self, text: str | bytes, *, allowed_special: Some = (), disallowed_special: Some = "all", n_workers: int | None = None
+    ) -> np.ndarray:
         """The ids of a text, uint32, shape [n].
 
         Bytes that are not UTF-8 are encoded byte for byte; a lone surrogate in a ``str`` becomes U+FFFD, as in tiktoken.
@@ -182,14 +231,33 @@ class Tokenizer:
         Args:
             allowed_special: special tokens to recognize in the text.
             disallowed_special: special tokens whose text is an error, less those allowed; what is in neither is ordinary text.
+            n_workers: threads that share a long text; by default one a core.
 
         Raises UsageError where a disallowed special token stands in the text: text from outside must not pass for a control token.
         """
-        return _ids([self._encode_parts(self._parts(text, allowed_special, disallowed_special))])
+        data = _as_bytes(text)
+        parts = self._parts(data, allowed_special, disallowed_special)
+        if len(data) < _PIECE_BYTES and not allowed_special:
+            return self._encoder.encode(data, 0, len(data))
+        return self._encode_parts(list(parts), n_workers)
 
-    def encode_ordinary(self, text: str | bytes) -> np.ndarray:
+    def encode_ordinary(self, text: str | bytes, *, n_workers: int | None = None) -> np.ndarray:
         """The ids of a text, uint32, shape [n], special tokens' texts taken as ordinary: for training data."""
-        return self.encode(text, disallowed_special=())
+        return self.encode(text, disallowed_special=(), n_workers=n_workers)
+
+    def encode_with_offsets(self, text: str | bytes, *, allowed_special: Some = (), disallowed_special: Some = "all") -> Offsets:
+        """What ``encode`` gives, and where in the text each token stands, in bytes of its UTF-8 and in characters.
+
+        A byte of invalid UTF-8 between 0x80 and 0xBF counts as a part of the character before it.
+        """
+        data = _as_bytes(text)
+        ids = self._encode_parts(list(self._parts(data, allowed_special, disallowed_special)), None)
+        ends = np.cumsum(self._lengths[ids])
+        starts = np.concatenate((ends[:0], ends - self._lengths[ids]))
+        array = np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8)
+        characters = np.concatenate(([0], np.cumsum((array & 0xC0) != 0x80)))  # that have begun before each byte
+        first = np.maximum(characters[np.minimum(starts + 1, array.size)] - 1, 0)
+        return Offsets(ids, np.stack((starts, ends), axis=1), np.stack((first, characters[ends]), axis=1))
 
     def encode_iterable(
         self,
@@ -199,22 +267,24 @@ class Tokenizer:
         disallowed_special: Some = "all",
         n_workers: int | None = None,
     ) -> Iterator[np.ndarray]:
-        """Yields what ``encode`` gives for each text, in order, in bounded memory, worked out by ``n_workers`` processes.
+        """Yields what ``encode`` gives for each text, in order and bounded memory, by ``n_workers`` threads, one a core by default.
 
-        A long text is spread over the workers too. By default there is one a core (see ``parallel.resolve_workers``).
+        A long text is spread over the threads too.
         """
         lengths: deque[int] = deque()
 
         def all_parts() -> Iterator[Part]:
             for text in texts:
-                parts = self._parts(text, allowed_special, disallowed_special)
+                parts = list(self._parts(_as_bytes(text), allowed_special, disallowed_special))
                 lengths.append(len(parts))
                 yield from parts
 
-        batches = batched(all_parts(), _BATCH_BYTES, lambda part: len(part) if isinstance(part, bytes) else 1)
-        encoded = chain.from_iterable(map_batches(self._encode_each, batches, n_workers))
+        encode_one = self._encode_one
+        batches = batched(all_parts(), _BATCH_BYTES, lambda part: part.stop - part.start + _CALL_BYTES)
+        encoded = chain.from_iterable(map_threads(lambda parts: list(map(encode_one, parts)), batches, resolve_threads(n_workers)))
         for first in encoded:
-            yield _ids([first, *islice(encoded, lengths.popleft() - 1)])
+            rest = list(islice(encoded, lengths.popleft() - 1))
+            yield np.concatenate([first, *rest]) if rest else first
 
     def encode_batch(
         self,
@@ -229,12 +299,33 @@ class Tokenizer:
         return list(self.encode_iterable(texts, **chosen, n_workers=n_workers))
 
     def encode_ordinary_batch(self, texts: Iterable[str | bytes], *, n_workers: int | None = None) -> list[np.ndarray]:
-        """``encode_ordinary`` of each text, worked out by ``n_workers`` processes."""
+        """``encode_ordinary`` of each text, worked out by ``n_workers`` threads."""
         return self.encode_batch(texts, disallowed_special=(), n_workers=n_workers)
 
-    def count(self, text: str | bytes, *, allowed_special: Some = (), disallowed_special: Some = "all") -> int:
-        """How many tokens ``encode`` would give."""
-        return len(self._encode_parts(self._parts(text, allowed_special, disallowed_special)))
+    def encode_file(
+        self,
+        path: str | PathLike[str],
+        out: str | PathLike[str],
+        *,
+        allowed_special: Some = (),
+        disallowed_special: Some = (),
+        n_workers: int | None = None,
+    ) -> int:
+        """Encodes a file as one text into ``out``, a ``.npy`` array that ``numpy.load(out, mmap_mode="r")`` opens; returns how many ids.
+
+        They are uint16 where all of the vocabulary's are below 65536, else uint32. Memory is bounded, however large the file is.
+        Raises UsageError for a file that cannot be read, GroundupError for one that cannot be written; ``out`` is whole or not there.
+        """
+        with mapped(Path(path)) as data:
+            parts = self._parts(data, allowed_special, disallowed_special)
+            return write_ids(Path(out), map_threads(self._encode_one, parts, resolve_threads(n_workers)), self.vocab_size)
+
+    def count(
+        self, text: str | bytes, *, allowed_special: Some = (), disallowed_special: Some = "all", n_workers: int | None = None
+    ) -> int:
+        """How many tokens ``encode`` would give, without holding them all."""
+        parts = self._parts(_as_bytes(text), allowed_special, disallowed_special)
+        return sum(ids.size for ids in map_threads(self._encode_one, parts, resolve_threads(n_workers)))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of some ids; bytes that are not UTF-8 become U+FFFD."""
@@ -242,11 +333,14 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The bytes of some ids, exactly; special tokens give their text. Raises UsageError for an id out of range."""
-        return b"".join(map(self.token_bytes.__getitem__, self._checked(ids).tolist()))
+        array = self._checked(ids)
+        if array.size < _FEW:
+            return b"".join(map(self.token_bytes.__getitem__, array.tolist()))
+        return compiled_room().decode(array, *self._blob)
 
     def decoder(self) -> StreamDecoder:
         """A decoder for ids that arrive one by one."""
-        return StreamDecoder(self)
+        return StreamDecoder(self.decode_bytes)
 
     def n_bytes(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """How many bytes of source text each id stands for, int64, in the shape of ``ids``; special tokens stand for none.
@@ -257,8 +351,28 @@ class Tokenizer:
 
     @cached_property
     def _n_bytes(self) -> np.ndarray:
-        ordinary = self.vocab_size - len(self.special_tokens)
-        return np.array([len(token) for token in self.token_bytes[:ordinary]] + [0] * len(self.special_tokens), dtype=np.int64)
+        lengths = self._lengths.copy()
+        lengths[list(self.special_tokens.values())] = 0
+        return lengths
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.array([len(token) for token in self.token_bytes], dtype=np.int64)
+
+    @cached_property
+    def _blob(self) -> tuple[np.ndarray, np.ndarray]:
+        """All tokens' bytes, uint8, and where each begins, int64, shape [vocab_size + 1]."""
+        return np.frombuffer(b"".join(self.token_bytes) + bytes(64), np.uint8), np.concatenate(([0], np.cumsum(self._lengths)))
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return compiled_room().Encoder(self._vocabulary.ordinary, self._pairs, self.pattern, self._whole)
+
+    @cached_property
+    def _without_meaning(self) -> np.ndarray | None:
+        """Whether each id stands for nothing, if any does."""
+        without = self._lengths == 0
+        return without if without.any() else None
 
     def _checked(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         array = np.asarray(ids)
@@ -266,95 +380,101 @@ class Tokenizer:
             return array.astype(np.int64)
         if array.dtype.kind not in "iu":
             raise UsageError(f"ids are whole numbers, not {array.dtype}")
-        outside = array[(array < 0) | (array >= self.vocab_size)]
-        if outside.size:
+        if array.min() < 0 or array.max() >= self.vocab_size:
+            outside = array[(array < 0) | (array >= self.vocab_size)]
             raise UsageError(f"id {outside[0]} is outside this tokenizer's 0..{self.vocab_size - 1}")
+        if self._without_meaning is not None and self._without_meaning[array].any():
+            raise UsageError(f"id {array[self._without_meaning[array]][0]} stands for nothing in this tokenizer")
         return array
 
-    def _parts(self, text: str | bytes, allowed_special: Some, disallowed_special: Some) -> list[Part]:
-        """The text cut into pieces and special tokens' ids, after the check for disallowed ones."""
-        allowed = self._chosen(allowed_special)
-        disallowed = self._chosen(disallowed_special) - allowed
-        data = _as_bytes(text)
-        if disallowed and (found := _any_of(disallowed).search(data)):
+    def _parts(self, data: Text, allowed_special: Some, disallowed_special: Some) -> Iterator[Part]:
+        """Yields a text's pieces and its special tokens, after the check for disallowed ones."""
+        allowed = self._chosen(allowed_special) if allowed_special else _NONE
+        disallowed = self._chosen(disallowed_special) - allowed if disallowed_special else _NONE
+        if disallowed and (found := self._search(disallowed, data, 0)):
             name = found[0].decode()
             raise UsageError(
                 f"the text holds the special token {name!r} at byte {found.start()}: "
                 f"pass allowed_special={{{name!r}}} to make it that token, or disallowed_special=() to take it as ordinary text"
             )
-        if not allowed:
-            return list(pieces(data, _PIECE_BYTES))
-        parts: list[Part] = []
-        start = 0
-        for match in _any_of(allowed).finditer(data):
-            parts += [*pieces(data[start : match.start()], _PIECE_BYTES), self.special_tokens[match[0].decode()]]
-            start = match.end()
-        return [*parts, *pieces(data[start:], _PIECE_BYTES)]
+        return self._cut(data, allowed)
 
-    def _chosen(self, choice: Some) -> set[str]:
+    def _cut(self, data: Text, allowed: frozenset[str]) -> Iterator[Part]:
+        start = 0
+        while allowed and (found := self._search(allowed, data, start)):
+            if found.start() > start:
+                yield from (Part(data, *ends) for ends in cuts(data, start, found.start(), _PIECE_BYTES))
+            yield Part(data, found.start(), found.end(), self.special_tokens[found[0].decode()])
+            start = found.end()
+        if start < len(data) or start == 0:
+            yield from (Part(data, *ends) for ends in cuts(data, start, len(data), _PIECE_BYTES))
+
+    def _search(self, special_tokens: frozenset[str], data: Text, start: int) -> re.Match[bytes] | None:
+        """The first of these special tokens from ``start`` on; where it cannot be is passed over by what all of them begin with."""
+        beginning, any_of = _searcher(special_tokens)
+        at = data.find(beginning, start)
+        return None if at < 0 else any_of.search(data, at)
+
+    def _chosen(self, choice: Some) -> frozenset[str]:
         if choice == "all":
-            return set(self.special_tokens)
+            return self._all_special
         if isinstance(choice, str):
             raise UsageError(f"special tokens are chosen by a set of them or 'all', not by {choice!r}: write {{{choice!r}}}")
         if unknown := sorted(set(choice) - set(self.special_tokens)):
             raise UsageError(f"{unknown[0]!r} is not a special token here: choose from {', '.join(self.special_tokens) or 'none'}")
-        return set(choice)
+        return frozenset(choice)
 
-    def _encode_parts(self, parts: Iterable[Part]) -> str:
-        """All ids of all parts, as characters."""
-        split, word_of = splitter(self.pattern), self._words.__getitem__
-        return "".join(chr(part) if isinstance(part, int) else "".join(map(word_of, split(to_text(part)))) for part in parts)
+    @cached_property
+    def _all_special(self) -> frozenset[str]:
+        return frozenset(self.special_tokens)
 
-    def _encode_each(self, parts: list[Part]) -> list[str]:
-        return [self._encode_parts([part]) for part in parts]
+    def _encode_one(self, part: Part) -> np.ndarray:
+        if part.token is not None:
+            return np.array([part.token], np.uint32)
+        return self._encoder.encode(part.data, part.start, part.stop)
 
+    def _encode_parts(self, parts: list[Part], n_workers: int | None) -> np.ndarray:
+        """All ids of all parts. Each part has room of its own; what it has left over is closed up as they are done, in order."""
+        if len(parts) == 1:
+            return self._encode_one(parts[0])
+        encoder, slack = self._encoder, compiled_room().SLACK
+        room = np.cumsum([0, *(part.stop - part.start + slack for part in parts)]).tolist()
+        out = np.empty(room[-1], np.uint32)
 
-class StreamDecoder:
-    """Decodes ids one by one into text that is valid at every step; what is pushed and finished, joined, equals ``Tokenizer.decode``."""
+        def encode_into(i: int) -> int:
+            part = parts[i]
+            if part.token is None:
+                return encoder.encode_into(part.data, part.start, part.stop, out[room[i] : room[i + 1]])
+            out[room[i]] = part.token
+            return 1
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token: int) -> str:
-        """Takes the next id and gives the characters that it completes, perhaps none."""
-        return self._utf8.decode(self._tokenizer.decode_bytes([token]))
-
-    def finish(self) -> str:
-        """Gives U+FFFD for a character left incomplete, else nothing; the decoder is then as new."""
-        rest = self._utf8.decode(b"", final=True)
-        self._utf8.reset()
-        return rest
-
-
-class _Words(dict[str, str]):
-    """Finished words by pre-token: made when first asked for, forgotten all at once when there are too many."""
-
-    limit = 1 << 18
-    longest = 128  # characters; longer pre-tokens are rare and would let few entries hold much memory
-
-    def __init__(self, merges: list[tuple[int, int]]) -> None:
-        super().__init__()
-        self._pair_of = {chr(256 + k): chr(left) + chr(right) for k, (left, right) in enumerate(merges)}
-        self._new_of = {pair: new for new, pair in self._pair_of.items()}
-
-    def __missing__(self, pretoken: str) -> str:
-        word = merge(to_word(pretoken), self._new_of, self._pair_of)
-        self.remember([(pretoken, word)])
-        return word
-
-    def remember(self, words: Iterable[tuple[str, str]]) -> None:
-        """Keeps words for their pre-tokens."""
-        for pretoken, word in words:
-            if len(pretoken) <= self.longest:
-                if len(self) >= self.limit:
-                    self.clear()
-                self[pretoken] = word
+        total = 0
+        n_threads = resolve_threads(n_workers) if room[-1] >= _PIECE_BYTES else 1
+        for i, n in enumerate(map_threads(encode_into, range(len(parts)), n_threads)):
+            out[total : total + n] = out[room[i] : room[i] + n]
+            total += n
+        out.resize(total, refcheck=False)
+        return out
 
 
-def _ids(words: Sequence[str]) -> np.ndarray:
-    """Words to ids: a character's number is its id."""
-    return np.frombuffer(bytearray("".join(words).encode("utf-32-le", "surrogatepass")), dtype="<u4").astype(np.uint32, copy=False)
+def _rebuilt(
+    merges: list[tuple[int, int]] | None, special_tokens: dict[str, int], pattern: str, vocabulary: list[bytes] | None, whole: bool
+) -> Tokenizer:
+    return Tokenizer(merges, special_tokens, pattern, vocabulary=vocabulary, whole=whole)
+
+
+@lru_cache(maxsize=1)
+def compiled_room() -> ModuleType:
+    """The module ``encoder``, which numba compiles or finds compiled when it is first needed; says so where that takes time."""
+    said = "compiling the tokenizer, once for this machine: about ten seconds"
+    timer = threading.Timer(1.5, print, (said,), {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        from groundup.tokenizer import encoder
+    finally:
+        timer.cancel()
+    return encoder
 
 
 def _as_bytes(text: str | bytes) -> bytes:
@@ -368,29 +488,17 @@ def _as_bytes(text: str | bytes) -> bytes:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
 
 
+@lru_cache(maxsize=64)
+def _searcher(special_tokens: frozenset[str]) -> tuple[bytes, re.Pattern[bytes]]:
+    """What all of the special tokens begin with, and what matches any of them."""
+    first, last = min(special_tokens), max(special_tokens)
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return "".join(a for a, _ in shared).encode(), _any_of(special_tokens)
+
+
 def _any_of(special_tokens: Collection[str]) -> re.Pattern[bytes]:
     """Matches any of the special tokens, the longest that fits."""
     return re.compile(b"|".join(re.escape(token.encode()) for token in sorted(special_tokens, key=len, reverse=True)))
-
-
-def _check_special_tokens(special_tokens: Sequence[str]) -> None:
-    for token in special_tokens:
-        if not token or special_tokens.count(token) > 1:
-            raise UsageError(f"special token {token!r} is empty or there twice: give each a text of its own")
-
-
-def _token_bytes(merges: list[tuple[int, int]]) -> list[bytes]:
-    tokens = [bytes([byte]) for byte in range(256)]
-    known = set(tokens)
-    for k, (left, right) in enumerate(merges):
-        if not (0 <= left < 256 + k and 0 <= right < 256 + k):
-            raise UsageError(f"merge {k} joins ids {left} and {right}, but only ids below {256 + k} stand before it")
-        token = tokens[left] + tokens[right]
-        if token in known:
-            raise UsageError(f"merge {k} makes {token!r}, which is a token already")
-        tokens.append(token)
-        known.add(token)
-    return tokens
 
 
 def _count(pattern: str, texts: list[bytes]) -> tuple[Counter[str], int]:
@@ -403,7 +511,7 @@ def _count(pattern: str, texts: list[bytes]) -> tuple[Counter[str], int]:
 
 
 def _learner(counts: Mapping[str, int]) -> Callable:
-    """The merge loop for so many pre-tokens: plain where they are few, else compiled; both give the same merges and words."""
+    """The merge loop for so many pre-tokens: plain where they are few, else compiled; both give the same merges."""
     if sum(map(len, counts)) < _COMPILED_FROM:
         return learn
     from groundup.tokenizer import merge_training  # here, for numba takes half a second to import

@@ -15,6 +15,7 @@ import groundup
 from groundup.errors import UsageError
 from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer
 from groundup.tokenizer.patterns import splitter
+from groundup.tokenizer.reference import ReferenceTokenizer
 
 SOURCES = [path.read_bytes() for path in sorted(Path(groundup.__file__).parent.glob("tokenizer/*.py"))]
 TOKENIZERS = [
@@ -22,6 +23,8 @@ TOKENIZERS = [
     for pattern in PATTERNS
 ]
 TOKENIZER = TOKENIZERS[0]
+for each in TOKENIZERS:
+    each.encode("a")  # compiles, or finds compiled, what would take a test over its deadline
 ANY = st.sampled_from(TOKENIZERS)
 TEXT = st.lists(st.sampled_from(["the ", "def ", "    ", "\n", "é", "你好", "🌍", "'ll", "12", "<|a|>", END_OF_TEXT, "x"])).map("".join)
 
@@ -63,19 +66,123 @@ def test_long_runs_apply_merges_by_rank(unit: str) -> None:
     assert tokenizer.encode(text).tolist() == [token for word in words for token in by_rank(tokenizer, word.encode())]
 
 
-def test_what_training_remembers_is_what_encoding_makes() -> None:
-    fresh = Tokenizer(TOKENIZER.merges, list(TOKENIZER.special_tokens))
-    for text in SOURCES:
-        assert np.array_equal(TOKENIZER.encode_ordinary(text), fresh.encode_ordinary(text))
+def test_encoding_is_what_the_reference_does() -> None:
+    for tokenizer in TOKENIZERS:
+        reference = ReferenceTokenizer(tokenizer.merges, tokenizer.pattern)
+        for text in SOURCES:
+            assert np.array_equal(tokenizer.encode_ordinary(text), reference.encode_ordinary(text))
 
 
-def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = TOKENIZER.encode_ordinary(SOURCES[0])
-    tokenizer = Tokenizer(TOKENIZER.merges, list(TOKENIZER.special_tokens))
-    monkeypatch.setattr(type(tokenizer._words), "limit", 10)
-    assert np.array_equal(tokenizer.encode_ordinary(SOURCES[0]), expected)
-    tokenizer.encode("y" * 1000)
-    assert len(tokenizer._words) <= 10 and "y" * 1000 not in tokenizer._words
+@given(ANY, st.one_of(st.binary(), st.text().map(str.encode), TEXT.map(str.encode)))
+def test_any_input_is_encoded_as_by_the_reference(tokenizer: Tokenizer, data: bytes) -> None:
+    assert np.array_equal(tokenizer.encode_ordinary(data), ReferenceTokenizer(tokenizer.merges, tokenizer.pattern).encode_ordinary(data))
+
+
+def test_a_cache_of_hardly_any_room_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groundup.tokenizer.encoder.NARROW_SETS", 2)
+    monkeypatch.setattr("groundup.tokenizer.encoder.WIDE_SETS", 2)
+    crowded = Tokenizer(TOKENIZER.merges, list(TOKENIZER.special_tokens))
+    for text in [*SOURCES, "Данные, 你好 и ещё раз данные ".encode() * 50]:
+        for _ in range(2):
+            assert np.array_equal(crowded.encode_ordinary(text), TOKENIZER.encode_ordinary(text))
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "selfdef", "é", "中文", "\n", "=", "deadbeef"])
+def test_a_long_stretch_without_bounds_is_encoded_as_by_the_reference(unit: str) -> None:
+    data = ("x " + unit * (50_000 // len(unit)) + " y").encode()
+    for tokenizer in TOKENIZERS[:3]:
+        expected = ReferenceTokenizer(tokenizer.merges, tokenizer.pattern).encode_ordinary(data)
+        assert np.array_equal(tokenizer.encode_ordinary(data), expected)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3])
+def test_threads_share_one_text(n_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groundup.tokenizer.tokenizer._PIECE_BYTES", 1000)
+    data = b"".join([*SOURCES, "слово 深度学习 é ".encode() * 500, END_OF_TEXT.encode(), b"x" * 5000])
+    expected = ReferenceTokenizer(TOKENIZER.merges).encode_ordinary(data)
+    assert np.array_equal(TOKENIZER.encode_ordinary(data, n_workers=n_workers), expected)
+    assert TOKENIZER.count(data, disallowed_special=(), n_workers=n_workers) == expected.size
+    special = TOKENIZER.encode(data, allowed_special="all", n_workers=n_workers)
+    assert TOKENIZER.decode_bytes(special) == data and (special == TOKENIZER.end_of_text).sum() == data.count(END_OF_TEXT.encode())
+
+
+def by_bytes(ids: dict[bytes, int], pretoken: bytes) -> list[int]:
+    """tiktoken's rule: of all neighbours that are a token together, join those with the lowest id, leftmost first."""
+    parts = [bytes([byte]) for byte in pretoken]
+    while found := [(ids[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in ids]:
+        _, i = min(found)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+    return [ids[part] for part in parts]
+
+
+@given(st.lists(st.text(alphabet="abcde", min_size=2, max_size=6), unique=True, max_size=40), st.text(alphabet="abcde ", max_size=80))
+def test_a_vocabulary_without_merges_follows_tiktoken(words: list[str], text: str) -> None:
+    vocabulary = [bytes([byte]) for byte in range(255, -1, -1)] + [word.encode() for word in words]
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(None, {END_OF_TEXT: 400}, vocabulary=vocabulary)
+    pretokens = [word.encode() for word in splitter("gpt2")(text)]
+    expected = [token for word in pretokens for token in ([ids[word]] if word in ids else by_bytes(ids, word))]
+    assert tokenizer.encode(text).tolist() == expected
+    merged = Tokenizer(None, {END_OF_TEXT: 400}, vocabulary=vocabulary, whole=False)
+    assert merged.encode(text).tolist() == [token for word in pretokens for token in by_bytes(ids, word)]
+    assert pickle.loads(pickle.dumps(tokenizer)).encode(text).tolist() == expected
+
+
+def test_merges_with_ids_of_their_own() -> None:
+    vocabulary = [b"", *(bytes([byte]) for byte in range(256)), b"abc", b"bc", b"ab"]
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer([(ids[b"a"], ids[b"b"]), (ids[b"ab"], ids[b"c"])], {"<s>": 0}, vocabulary=vocabulary)
+    assert tokenizer.encode("<s>abc", allowed_special="all").tolist() == [0, ids[b"abc"]]
+    assert tokenizer.encode("abbc").tolist() == [ids[b"ab"], ids[b"b"], ids[b"c"]]
+    assert tokenizer.decode([0, ids[b"bc"]]) == "<s>bc"
+
+
+def test_entries_that_make_no_sense_are_named() -> None:
+    single = [bytes([byte]) for byte in range(256)]
+    with pytest.raises(UsageError, match=r"lacks the byte b'a'"):
+        Tokenizer(None, vocabulary=[token for token in single if token != b"a"])
+    with pytest.raises(UsageError, match=r"ids 97 and 256 are both b'a'"):
+        Tokenizer(None, vocabulary=[*single, b"a"])
+    with pytest.raises(UsageError, match=r"merge 0 makes b'ab', which is no token"):
+        Tokenizer([(97, 98)], vocabulary=single)
+    with pytest.raises(UsageError, match=r"merge 0 joins ids 97 and 300"):
+        Tokenizer([(97, 300)], vocabulary=single)
+    with pytest.raises(UsageError, match=r"'<a>' has id 98, which is b'b'"):
+        Tokenizer(None, {"<a>": 98}, vocabulary=single)
+    with pytest.raises(UsageError, match=r"'<a>' and '<b>' both have id 256"):
+        Tokenizer(None, {"<a>": 256, "<b>": 256}, vocabulary=single)
+    with pytest.raises(UsageError, match=r"id 256 stands for nothing"):
+        Tokenizer(None, {"<a>": 257}, vocabulary=single).decode([256])
+    with pytest.raises(UsageError, match="give one"):
+        Tokenizer(None)
+
+
+@given(ANY, TEXT | st.text())
+def test_offsets_are_where_the_tokens_stand(tokenizer: Tokenizer, text: str) -> None:
+    ids, in_bytes, in_characters = tokenizer.encode_with_offsets(text, allowed_special="all")
+    assert np.array_equal(ids, tokenizer.encode(text, allowed_special="all"))
+    data = text.encode()
+    for token, (start, stop), (first, last) in zip(ids, in_bytes, in_characters, strict=True):
+        assert data[start:stop] == tokenizer.token_bytes[token]
+        assert len(text[:first].encode()) <= start and len(text[:last].encode()) >= stop
+        assert first == last - 1 or len(text[: first + 1].encode()) > start
+
+
+def test_a_file_becomes_an_array_of_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groundup.tokenizer.tokenizer._PIECE_BYTES", 1000)
+    text = tmp_path / "text"
+    for data in (b"", b"".join(SOURCES)):
+        text.write_bytes(data)
+        n = TOKENIZER.encode_file(text, tmp_path / "ids.npy")
+        ids = np.load(tmp_path / "ids.npy", mmap_mode="r")
+        assert ids.dtype == np.uint16 and n == ids.size
+        assert np.array_equal(ids, TOKENIZER.encode_ordinary(data))
+    with pytest.raises(UsageError, match="cannot be read"):
+        TOKENIZER.encode_file(tmp_path / "none", tmp_path / "ids.npy")
+    text.write_bytes(b"a " + END_OF_TEXT.encode())
+    with pytest.raises(UsageError, match="at byte 2"):
+        TOKENIZER.encode_file(text, tmp_path / "other.npy", disallowed_special="all")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ids.npy", "text"]
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3, None])

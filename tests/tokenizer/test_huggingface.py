@@ -3,17 +3,21 @@
 import json
 import os
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from unicodedata import ucd_3_2_0
 
 import pytest
+import tiktoken
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import pre_tokenizers
 
 import groundup
 from groundup.errors import GroundupError, UsageError
 from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer
+from groundup.tokenizer.scan import pretoken_ends
 
 SOURCES = [path.read_bytes() for path in sorted(Path(groundup.__file__).parent.glob("tokenizer/*.py"))]
 MIXED = "Grüße, мир! DON'T don't 你好世界 🌍🌍 ١٢٣ 12345 café naïve Ω≈ç√ हिन्दी ภาษาไทย\r\n\t" * 5
@@ -25,6 +29,17 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("saved") / "tokenizer.json"
     ours.save(path)
     return ours, tokenizers.Tokenizer.from_file(str(path))
+
+
+def _with_tiktoken(pattern: str) -> tuple[Tokenizer, tiktoken.Encoding]:
+    trained = Tokenizer.train([*SOURCES, MIXED], 900, pattern=pattern, special_tokens=())
+    ranks = {token: i for i, token in enumerate(trained.token_bytes)}
+    special = {END_OF_TEXT: 1000, "<|a|>": 1001}
+    ours = Tokenizer(None, special, pattern, vocabulary=trained.token_bytes)
+    return ours, tiktoken.Encoding(pattern, pat_str=PATTERNS[pattern], mergeable_ranks=ranks, special_tokens=special)
+
+
+TIKTOKEN = {pattern: _with_tiktoken(pattern) for pattern in ("gpt2", "cl100k", "o200k", "qwen2")}
 
 
 # Libraries follow different versions of Unicode (ours is the regex module's), so only what all of them know is compared.
@@ -48,6 +63,45 @@ def test_tokenizers_gives_the_same_ids(pair: tuple[Tokenizer, tokenizers.Tokeniz
     ids = ours.encode(text, allowed_special="all").tolist()
     assert ids == theirs.encode(text, add_special_tokens=False).ids
     assert theirs.decode(ids, skip_special_tokens=False) == text == ours.decode(ids)
+
+
+BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+IN_THE_WILD = {
+    "gpt2": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    "smollm": pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    ),
+    "deepseek-v3": pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(r"\p{N}{1,3}"), "isolated"),
+            pre_tokenizers.Split(tokenizers.Regex("[一-龥\u3040-ゟ゠-ヿ]+"), "isolated"),
+            pre_tokenizers.Split(
+                tokenizers.Regex(
+                    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+                    r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+                ),
+                "isolated",
+            ),
+            BYTES,
+        ]
+    ),
+}
+"""Pre-tokenizers as the tokenizer.json of these models have them, in several steps where ours is one pattern."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(pattern=st.sampled_from(sorted(IN_THE_WILD)), text=st.one_of(st.text(alphabet=KNOWN), WORDS))
+def test_one_pattern_splits_as_the_steps_of_the_model_it_is_named_after(pattern: str, text: str) -> None:
+    lengths = [len(pretoken) for pretoken, _ in IN_THE_WILD[pattern].pre_tokenize_str(text)]  # a character for each byte
+    assert pretoken_ends(text.encode(), pattern).tolist() == list(accumulate(lengths))
+
+
+@settings(max_examples=300, deadline=None)
+@given(pattern=st.sampled_from(["gpt2", "cl100k", "o200k", "qwen2"]), text=st.one_of(st.text(alphabet=KNOWN), WORDS))
+def test_tiktoken_gives_the_same_ids(pattern: str, text: str) -> None:
+    ours, theirs = TIKTOKEN[pattern]
+    assert ours.encode(text, allowed_special="all").tolist() == theirs.encode(text, allowed_special="all")
+    assert ours.encode_ordinary(text).tolist() == theirs.encode_ordinary(text)
 
 
 def test_tokenizers_gives_the_same_ids_on_real_text(pair: tuple[Tokenizer, tokenizers.Tokenizer]) -> None:

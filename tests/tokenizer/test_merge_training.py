@@ -17,7 +17,7 @@ WORDS = st.dictionaries(st.text("aabcé", min_size=1, max_size=14), st.integers(
 
 @settings(deadline=None)  # the first call compiles
 @given(counts=WORDS, n_merges=st.integers(0, 60), ties=st.sampled_from(["greatest", "huggingface"]))
-def test_both_loops_learn_the_same_merges_and_words(counts, n_merges, ties):
+def test_both_loops_learn_the_same_merges(counts, n_merges, ties):
     assert merge_training.learn(counts, n_merges, QUIET, ties) == merging.learn(counts, n_merges, QUIET, ties)
 
 
@@ -74,5 +74,5 @@ def test_an_interrupt_between_slices_ends_the_learning(monkeypatch):
 
 
 def test_no_words_and_words_of_one_byte_have_no_merges():
-    assert merge_training.learn({}, 5, QUIET) == ([], [])
-    assert merge_training.learn({"a": 3, "b": 1}, 5, QUIET) == ([], ["a", "b"])
+    assert merge_training.learn({}, 5, QUIET) == []
+    assert merge_training.learn({"a": 3, "b": 1}, 5, QUIET) == []

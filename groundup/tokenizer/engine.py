@@ -1,0 +1,290 @@
+"""The compiled encoder: split, look each pre-token up in a cache, merge what is not there.
+
+The cache is two tables of sets of two entries, so its size never changes and nothing is ever cleared. A *narrow* entry, 32 bytes, holds a
+pre-token of at most 15 bytes and at most 4 ids; a *wide* one, 128 bytes, at most 48 bytes and 18 ids. Entries hold the pre-token itself,
+so what is found is what was asked for. A new entry goes to its set's second place; one that is found there changes places with the first.
+
+A chunk's pre-tokens are hashed and their sets asked for (``prefetch``) before any is looked up, so that memory is waited for once, not
+a thousand times.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, load_int, loop, prefetch, store8, store32, store64
+from groundup.tokenizer.merge_loops import SHORT, merge_long, merge_short
+from groundup.tokenizer.scan import CHUNK, ENDS, MARGIN, copy_tail, split_chunk
+
+(
+    SCRATCH, CLASSES, KIND, NARROW, NARROW_SHIFT, WIDE, WIDE_SHIFT, PAIRS, PAIR_MASK, BYTE_IDS, BYTE_PAIRS, WORK, WORK_LIMIT,
+    WHOLE, WHOLE_MASK, BLOB, OFFSETS, GIVEN, KEYS, REACHED, NEEDED, N_FIELDS,
+) = range(22)  # fmt: skip
+"""What stands where in a state, an int64 array: addresses of tables, their sizes, and what the encoder has to say beside its ids."""
+
+NARROW_BYTES, WIDE_BYTES = 32, 128
+NARROW_KEY, NARROW_IDS = 15, 4
+WIDE_KEY, WIDE_IDS = 48, 18
+GIVEN_KIND = -1
+"""In place of a pattern: the ends are given, as int32 at GIVEN."""
+
+COPY = 16
+"""Bytes that decoding moves at a time."""
+
+BATCH = 256
+"""Pre-tokens that are hashed together."""
+
+KEYS_BYTES = 24 * BATCH
+_ZERO, _ALL = np.uint64(0), np.uint64(2**64 - 1)
+_LONG = np.uint64(255 << 56)
+_A, _B, _C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0xD6E8FEB86659FD93)
+_IDS = np.uint64(0xFFFFFFFF00FFFFFF)  # two ids, without how many there are in all
+
+
+@loop
+def _hash_bytes(at, n):
+    """A hash of n bytes, of which some beyond the end may be read."""
+    mixed = np.uint64(n) * _C
+    for i in range(0, n, 8):
+        word = load64(at + i)
+        if n - i < 8:
+            word &= _ALL >> np.uint64(64 - 8 * (n - i))
+        mixed = (mixed ^ word) * _A
+        mixed ^= mixed >> np.uint64(32)
+    return mixed * _B
+
+
+def hash_of(data: bytes) -> int:
+    """What ``_hash_bytes`` makes of some bytes."""
+    modulus = 1 << 64
+    mixed = len(data) * int(_C) % modulus
+    for i in range(0, len(data), 8):
+        mixed = (mixed ^ int.from_bytes(data[i : i + 8], "little")) * int(_A) % modulus
+        mixed ^= mixed >> 32
+    return mixed * int(_B) % modulus
+
+
+@loop
+def _write_keys(source, begin, k, ends, keys, narrow, narrow_shift, wide, wide_shift):
+    """For each pre-token its key, two words, and where its set is: of the wide table if it is too long for a narrow entry."""
+    for i in range(k):
+        end = load32(ends + 4 * i)
+        at, n = source + begin, end - begin
+        begin = end
+        if n <= NARROW_KEY:
+            bits = 8 * n
+            low = load64(at) & (_ALL >> np.uint64(64 - bits if bits < 64 else 0))
+            high = load64(at + 8) & ((np.uint64(1) << np.uint64(bits - 64 if bits > 64 else 0)) - np.uint64(1))
+            high |= np.uint64(n) << np.uint64(56)
+            mixed = low * _A + high * _B
+            mixed = (mixed ^ (mixed >> np.uint64(32))) * _C
+            where = narrow + (np.int64(mixed >> np.uint64(narrow_shift)) << 6)
+        else:
+            low, high = _ZERO, _LONG
+            where = narrow
+            if n <= WIDE_KEY:
+                low = _hash_bytes(at, n) | np.uint64(1 << 20)  # so that it is not the beginning of any wide entry
+                where = wide + (np.int64(low >> np.uint64(wide_shift)) << 8)
+        prefetch(where)
+        store64(keys + 24 * i, low)
+        store64(keys + 24 * i + 8, high)
+        store64(keys + 24 * i + 16, np.uint64(where))
+
+
+@loop
+def _wide_is(entry, at, n):
+    """Does a wide entry hold these n bytes?"""
+    if load8(entry) != n:
+        return False
+    for i in range(0, n, 8):
+        word = load64(at + i)
+        if n - i < 8:
+            word &= _ALL >> np.uint64(64 - 8 * (n - i))
+        if load64(entry + 8 + i) != word:
+            return False
+    return True
+
+
+@loop
+def _swap(a, b, n):
+    for i in range(0, n, 8):
+        word = load64(a + i)
+        store64(a + i, load64(b + i))
+        store64(b + i, word)
+
+
+@loop
+def _find_wide(entries, at, n, out):
+    """Writes the ids that a set has for n bytes; returns how many, 0 if it has none."""
+    if not _wide_is(entries, at, n):
+        if not _wide_is(entries + WIDE_BYTES, at, n):
+            return 0
+        _swap(entries, entries + WIDE_BYTES, WIDE_BYTES)
+    for i in range(0, 4 * WIDE_IDS, 8):
+        store64(out + i, load64(entries + 56 + i))
+    return load8(entries + 1)
+
+
+@loop
+def _find_whole(at, n, state):
+    """The id of the token that is these n bytes, among those that merges do not make; -1 if it is none."""
+    mask = load_int(state + 8 * WHOLE_MASK)
+    table, blob, offsets = load_int(state + 8 * WHOLE), load_int(state + 8 * BLOB), load_int(state + 8 * OFFSETS)
+    slot = np.int64(_hash_bytes(at, n) & np.uint64(mask))
+    while True:
+        token = load32(table + 4 * slot)
+        if token == 0xFFFFFFFF:
+            return -1
+        begin, end = load_int(offsets + 8 * token), load_int(offsets + 8 * token + 8)
+        if end - begin == n:
+            i = 0
+            while i < n and load8(at + i) == load8(blob + begin + i):
+                i += 1
+            if i == n:
+                return token
+        slot = (slot + 1) & mask
+
+
+@loop
+def _merge(at, n, state, out):
+    """Writes the ids of a pre-token of at most WORK_LIMIT bytes; returns how many."""
+    if load_int(state + 8 * WHOLE_MASK) >= 0:
+        token = _find_whole(at, n, state)
+        if token >= 0:
+            store32(out, token)
+            return 1
+    work = load_int(state + 8 * WORK)
+    byte_ids, byte_pairs = load_int(state + 8 * BYTE_IDS), load_int(state + 8 * BYTE_PAIRS)
+    pairs, mask = load_int(state + 8 * PAIRS), load_int(state + 8 * PAIR_MASK)
+    if n <= SHORT:
+        m = merge_short(at, n, byte_ids, byte_pairs, pairs, mask, work)
+    else:
+        m = merge_long(at, n, byte_ids, byte_pairs, pairs, mask, work)
+    for i in range(m):
+        store32(out + 4 * i, load32(work + 4 * i))
+    return m
+
+
+@loop
+def _keep_narrow(entries, low, high, m, out):
+    """Keeps m ids in a set."""
+    entry = entries if load64(entries + 8) == _ZERO else entries + NARROW_BYTES
+    store64(entry, low)
+    store64(entry + 8, high)
+    store32(entry + 16, load32(out) | m << 24)
+    for i in range(1, m):
+        store32(entry + 16 + 4 * i, load32(out + 4 * i))
+
+
+@loop
+def _keep_wide(entries, at, n, m, out):
+    """Keeps m ids of n bytes in a set."""
+    entry = entries if load8(entries) == 0 else entries + WIDE_BYTES
+    for i in range(8, WIDE_BYTES, 8):
+        store64(entry + i, _ZERO)
+    store64(entry, np.uint64(n | m << 8))
+    for i in range(n):
+        store8(entry + 8 + i, load8(at + i))
+    for i in range(m):
+        store32(entry + 56 + 4 * i, load32(out + 4 * i))
+
+
+@loop
+def _encode_other(at, n, low, high, entries, state, out):
+    """Writes the ids of a pre-token that is not in the first narrow entry; returns how many, -1 if WORK_LIMIT is too small for it."""
+    if n <= NARROW_KEY and load64(entries + NARROW_BYTES) == low and load64(entries + NARROW_BYTES + 8) == high:
+        _swap(entries, entries + NARROW_BYTES, NARROW_BYTES)
+        ids = load64(entries + 16)
+        store64(out, ids & _IDS)
+        store64(out + 8, load64(entries + 24))
+        return np.int64(ids >> np.uint64(24)) & 255
+    wide = _ZERO
+    if n <= WIDE_KEY:
+        mixed = low if n > NARROW_KEY else _hash_bytes(at, n)
+        wide = np.uint64(load_int(state + 8 * WIDE)) + ((mixed >> np.uint64(load_int(state + 8 * WIDE_SHIFT))) << np.uint64(8))
+        m = _find_wide(np.int64(wide), at, n, out)
+        if m > 0:
+            return m
+    elif n > load_int(state + 8 * WORK_LIMIT):
+        return -1
+    m = _merge(at, n, state, out)
+    if n <= NARROW_KEY and m <= NARROW_IDS:
+        _keep_narrow(entries, low, high, m, out)
+    elif n <= WIDE_KEY and m <= WIDE_IDS:
+        _keep_wide(np.int64(wide), at, n, m, out)
+    return m
+
+
+@loop
+def _encode_pretokens(source, k, ends, state, out):
+    """Writes the ids of k pre-tokens; returns where the next id goes, and sets NEEDED and REACHED where WORK_LIMIT is too small."""
+    keys, narrow, narrow_shift = load_int(state + 8 * KEYS), load_int(state + 8 * NARROW), load_int(state + 8 * NARROW_SHIFT)
+    wide, wide_shift = load_int(state + 8 * WIDE), load_int(state + 8 * WIDE_SHIFT)
+    begin = 0
+    for first in range(0, k, BATCH):
+        n = k - first if k - first < BATCH else BATCH
+        _write_keys(source, begin, n, ends + 4 * first, keys, narrow, narrow_shift, wide, wide_shift)
+        for i in range(n):
+            end = load32(ends + 4 * (first + i))
+            low, high, entry = load64(keys + 24 * i), load64(keys + 24 * i + 8), load_int(keys + 24 * i + 16)
+            if ((load64(entry) ^ low) | (load64(entry + 8) ^ high)) == _ZERO:
+                ids = load64(entry + 16)
+                store64(out, ids & _IDS)
+                store64(out + 8, load64(entry + 24))
+                out += 4 * (np.int64(ids >> np.uint64(24)) & 255)
+            else:
+                m = _encode_other(source + begin, end - begin, low, high, entry, state, out)
+                if m < 0:
+                    store64(state + 8 * NEEDED, np.uint64(end - begin))
+                    store64(state + 8 * REACHED, np.uint64(begin))
+                    return out
+                out += 4 * m
+            begin = end
+    store64(state + 8 * REACHED, np.uint64(begin))
+    return out
+
+
+@compiled("int64(int64, int64, int64, int64)")
+def encode(source, n, state, out):
+    """Writes the ids of a text of n bytes, uint32; returns how many. There may be n, and WIDE_IDS more may be written over.
+
+    A negative answer -1 - k means k ids, and that WORK_LIMIT must be NEEDED at least to go on from REACHED. A pattern of GIVEN_KIND
+    means that n is the number of pre-tokens, their ends are given, and MARGIN bytes can be read behind the last.
+    """
+    scratch, table, kind = load_int(state + 8 * SCRATCH), load_int(state + 8 * CLASSES), load_int(state + 8 * KIND)
+    store64(state + 8 * NEEDED, _ZERO)
+    first = out
+    if kind == GIVEN_KIND:
+        return (_encode_pretokens(source, n, load_int(state + 8 * GIVEN), state, out) - first) >> 2
+    begin, end = source, source + n
+    while source < end:
+        is_last = end - source < CHUNK + MARGIN
+        if is_last:
+            tail = copy_tail(source, end, scratch)
+            begin += tail - source
+            source, end = tail, tail + (end - source)
+        k = split_chunk(source, end, is_last, scratch, table, kind)
+        out = _encode_pretokens(source, k, scratch + ENDS, state, out)
+        source += load_int(state + 8 * REACHED)
+        if load64(state + 8 * NEEDED) != _ZERO:
+            store64(state + 8 * REACHED, np.uint64(source - begin))
+            return -1 - ((out - first) >> 2)
+    return (out - first) >> 2
+
+
+@compiled("int64(int64, int64, int64, int64, int64)")
+def decode(ids, n, offsets, blob, out):
+    """Writes the bytes of n ids, uint32, each from blob[offsets[id]] to blob[offsets[id + 1]], and up to COPY bytes more; returns how many.
+
+    With ``out`` 0 it only counts them. The ids are known to be in range.
+    """
+    total = 0
+    for i in range(n):
+        token = load32(ids + 4 * i)
+        begin = load_int(offsets + 8 * token)
+        length = load_int(offsets + 8 * token + 8) - begin
+        if out != 0:
+            for j in range(0, length, COPY):
+                copy16(out + total + j, blob + begin + j)
+        total += length
+    return total
