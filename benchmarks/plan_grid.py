@@ -180,6 +180,21 @@ def rows(bits: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
     ]
 
 
+def verdict(key: str, entry: Mapping[str, Any]) -> dict[str, str]:
+    """One line on a grid: what was planned, what it reached, and the best beside it."""
+    medians = {name: statistics.median(values.values()) for name, values in entry["bits_per_byte"].items()}
+    choice, best = entry["choices"][AS_PLANNED], min(medians, key=medians.__getitem__)
+    return {
+        "text, budget": key,
+        "planned": f"width {choice['d-model']}, {choice['n-layers']} layers, vocabulary {choice['vocab-size']:,}, "
+        f"{choice['batch-size']} x {choice['seq-len']} tokens a step",
+        "bits per byte": f"{medians[AS_PLANNED]:.4f}",
+        "best": f"{medians[best]:.4f} ({best})",
+        "better by": f"{medians[AS_PLANNED] - medians[best]:.4f}",
+        "of": f"{len(medians)}",
+    }
+
+
 class Grid:
     """One entry of the result file, written whenever it has something new."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ablation, small_budget, step_speed
+from benchmarks import ablation, plan_grid, small_budget, step_speed
 from benchmarks.resources import RESULTS, ROOT, load_result
 from groundup.errors import GroundupError, UsageError
 from groundup.files import write_file
@@ -72,10 +72,21 @@ def ablation_table(result: Mapping[str, Any]) -> str:
     )
 
 
+def plan_grid_table(result: Mapping[str, Any]) -> str:
+    """The planner's choice, and the best of those that differ from it in one value."""
+    grids = {key: entry for key, entry in result["grids"].items() if plan_grid.AS_PLANNED in entry["bits_per_byte"]}
+    last = max(grids.values(), key=lambda entry: entry["date"])
+    return (
+        "**The planner's choice against those one notch beside it** (test split, 1 seed; a notch is the next width, a layer, or twice or half "
+        f"the batch or the vocabulary)\n\n{markdown([plan_grid.verdict(key, entry) for key, entry in grids.items()])}\n\n{origin(last)}"
+    )
+
+
 TABLES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "small_budget": small_budget_table,
     "step_speed": step_speed_table,
     "ablation": ablation_table,
+    "plan_grid": plan_grid_table,
 }
 
 
@@ -88,7 +99,9 @@ def origin(result: Mapping[str, Any]) -> str:
 def block(folder: Path) -> str:
     """All tables of a folder of result files, in the order of TABLES and then of file names; a file with a sweep alone has none."""
     results = [load_result(file) for file in sorted(folder.glob("*.json"))]
-    shown = [draw(r) for kind, draw in TABLES.items() for r in results if r.get("benchmark") == kind and r.get("summary")]
+    shown = [
+        draw(r) for kind, draw in TABLES.items() for r in results if r.get("benchmark") == kind and (r.get("summary") or r.get("grids"))
+    ]
     return "\n\n".join(shown)
 
 

@@ -1,6 +1,6 @@
 """What stands around a plan."""
 
-from benchmarks.plan_grid import AS_PLANNED, flags, neighbours, planned, rows
+from benchmarks.plan_grid import AS_PLANNED, flags, neighbours, planned, rows, verdict
 
 PLAN = {
     "model": {"d_model": 96, "layers": [{}, {}], "vocab_size": 2048, "hash_embedding": {"n_rows": 64}},
@@ -39,3 +39,11 @@ def test_the_table_has_the_best_first_and_compares_medians():
         (AS_PLANNED, "+0.0000"),
         ("depth 3", "+0.1000"),
     ]
+
+
+def test_a_verdict_names_the_best_and_by_how_much():
+    choice = planned(PLAN) | {"steps": 9}
+    entry = {"choices": {AS_PLANNED: choice, "width 64": choice}, "bits_per_byte": {AS_PLANNED: {"0": 1.01}, "width 64": {"0": 1.0}}}
+    line = verdict("novels, 3m", entry)
+    assert (line["bits per byte"], line["best"], line["better by"], line["of"]) == ("1.0100", "1.0000 (width 64)", "0.0100", "2")
+    assert line["planned"] == "width 96, 2 layers, vocabulary 2,048, 1 x 256 tokens a step"
