@@ -76,9 +76,10 @@ def plan_grid_table(result: Mapping[str, Any]) -> str:
     """The planner's choice, and the best of those that differ from it in one value."""
     grids = {key: entry for key, entry in result["grids"].items() if plan_grid.AS_PLANNED in entry["bits_per_byte"]}
     last = max(grids.values(), key=lambda entry: entry["date"])
+    notch = "the next width, a layer, or twice or half the batch or the vocabulary"
+    lines = markdown([plan_grid.verdict(key, entry) for key, entry in grids.items()])
     return (
-        "**The planner's choice against those one notch beside it** (test split, 1 seed; a notch is the next width, a layer, or twice or half "
-        f"the batch or the vocabulary)\n\n{markdown([plan_grid.verdict(key, entry) for key, entry in grids.items()])}\n\n{origin(last)}"
+        f"**The planner's choice against those one notch beside it** (test split, 1 seed; a notch is {notch})\n\n{lines}\n\n{origin(last)}"
     )
 
 
@@ -99,9 +100,8 @@ def origin(result: Mapping[str, Any]) -> str:
 def block(folder: Path) -> str:
     """All tables of a folder of result files, in the order of TABLES and then of file names; a file with a sweep alone has none."""
     results = [load_result(file) for file in sorted(folder.glob("*.json"))]
-    shown = [
-        draw(r) for kind, draw in TABLES.items() for r in results if r.get("benchmark") == kind and (r.get("summary") or r.get("grids"))
-    ]
+    measured = [r for r in results if r.get("summary") or r.get("grids")]
+    shown = [draw(r) for kind, draw in TABLES.items() for r in measured if r.get("benchmark") == kind]
     return "\n\n".join(shown)
 
 
