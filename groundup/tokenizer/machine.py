@@ -10,7 +10,7 @@ belongs to one kind of processor.
 from __future__ import annotations
 
 import hashlib
-import sys
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES = ir.VectorType(_I8, 64)
 
-SOURCES = ("machine.py", "classes.py", "matching.py", "rules.py", "scan.py", "merge_loops.py", "engine.py")
+SOURCES = ("machine.py", "classes.py", "matching.py", "rules.py", "scan.py", "pretokens.py", "merge_loops.py", "engine.py")
 """The files whose compiled functions call each other."""
 
 
@@ -42,7 +42,8 @@ _STAMP = _stamp()
 def compiled(signature: Any) -> Callable[[Callable], Any]:
     """Compiles a function for one signature, without Python's lock, and keeps the machine code on disk for the next process.
 
-    Numba keeps it beside the source, or in the user's cache folder where that is read-only; where there is neither, in a temporary folder.
+    Numba keeps it beside the source, or in the user's cache folder where that is read-only; where there is neither, in a temporary folder
+    of the user's own, for it is code that will be run.
     Kept code is used again only while none of SOURCES has changed: by itself numba would look at the function's own file alone.
     """
 
@@ -51,8 +52,9 @@ def compiled(signature: Any) -> Callable[[Callable], Any]:
         try:
             dispatcher.enable_caching()
         except RuntimeError:  # no folder to keep it in
-            numba.config.CACHE_DIR = str(Path(tempfile.gettempdir()) / f"groundup-numba-{sys.version_info.minor}")
-            dispatcher.enable_caching()
+            if folder := _own_temporary_folder():
+                numba.config.CACHE_DIR = folder
+                dispatcher.enable_caching()
         files = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
         if files is not None:
             files._source_stamp = _STAMP
@@ -61,6 +63,15 @@ def compiled(signature: Any) -> Callable[[Callable], Any]:
         return dispatcher
 
     return compile_it
+
+
+def _own_temporary_folder() -> str | None:
+    """A temporary folder that lasts longer than the process and that nobody else can write; None where another's is in its place."""
+    user = os.getuid() if hasattr(os, "getuid") else None
+    folder = Path(tempfile.gettempdir()) / f"groundup-compiled-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    return str(folder) if user is None or (found.st_uid == user and not found.st_mode & 0o022 and folder.is_dir()) else None
 
 
 loop = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)

@@ -16,7 +16,6 @@ import numpy as np
 from groundup.tokenizer.classes import class_table
 from groundup.tokenizer.machine import (
     classify_ascii,
-    compiled,
     copy64,
     highest,
     load8,
@@ -203,33 +202,3 @@ def copy_tail(source, end, scratch):
     for i in range(n, n + MARGIN):
         store8(scratch + _TAIL + i, 32)
     return scratch + _TAIL
-
-
-@compiled("int64(int64, int64, int64, int64, int64, int64)")
-def _find_ends(source, n, scratch, table, kind, out):
-    begin, end = source, source + n
-    shift = 0
-    total = 0
-    while source < end:
-        is_last = end - source < CHUNK + MARGIN
-        if is_last:
-            tail = copy_tail(source, end, scratch)
-            shift = tail - source
-            source, end = tail, end + shift
-        k = split_chunk(source, end, is_last, scratch, table, kind)
-        offset = source - shift - begin
-        for i in range(k):
-            found = np.int64(np.int32(load64(scratch + ENDS + 4 * i) & np.uint64(0xFFFFFFFF)))
-            store64(out + 8 * total, np.uint64(offset + found))
-            total += 1
-        source += np.int64(load64(scratch + ENDS + 4 * (k - 1)) & np.uint64(0xFFFFFFFF))
-    return total
-
-
-def pretoken_ends(data: bytes | np.ndarray, pattern: str) -> np.ndarray:
-    """Where the pre-tokens of a text end, in bytes, int64, shape [n]; the first begins at 0. ``pattern`` is one of KINDS."""
-    array = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-    out = np.empty(array.size + 1, np.int64)
-    scratch = new_scratch()
-    n = _find_ends(array.ctypes.data, array.size, scratch.ctypes.data, address_of_classes(pattern), KINDS[pattern], out.ctypes.data)
-    return out[:n].copy()

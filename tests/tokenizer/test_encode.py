@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import groundup
@@ -115,6 +115,7 @@ def by_bytes(ids: dict[bytes, int], pretoken: bytes) -> list[int]:
     return [ids[part] for part in parts]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="abcde", min_size=2, max_size=6), unique=True, max_size=40), st.text(alphabet="abcde ", max_size=80))
 def test_a_vocabulary_without_merges_follows_tiktoken(words: list[str], text: str) -> None:
     vocabulary = [bytes([byte]) for byte in range(255, -1, -1)] + [word.encode() for word in words]

@@ -17,7 +17,7 @@ from tokenizers import pre_tokenizers
 import groundup
 from groundup.errors import GroundupError, UsageError
 from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer
-from groundup.tokenizer.scan import pretoken_ends
+from groundup.tokenizer.pretokens import pretoken_ends
 
 SOURCES = [path.read_bytes() for path in sorted(Path(groundup.__file__).parent.glob("tokenizer/*.py"))]
 MIXED = "Grüße, мир! DON'T don't 你好世界 🌍🌍 ١٢٣ 12345 café naïve Ω≈ç√ हिन्दी ภาษาไทย\r\n\t" * 5

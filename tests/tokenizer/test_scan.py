@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from groundup.tokenizer.classes import class_table
 from groundup.tokenizer.machine import SOURCES
 from groundup.tokenizer.patterns import PATTERNS, to_bytes, to_text
-from groundup.tokenizer.scan import CHUNK, KINDS, pretoken_ends
+from groundup.tokenizer.pretokens import pretoken_ends
+from groundup.tokenizer.scan import CHUNK, KINDS
 
 NAMES = sorted(PATTERNS)
 WHOLE = {name: regex.compile(pattern) for name, pattern in PATTERNS.items()}
@@ -122,4 +123,4 @@ def test_chunks_meet_without_a_seam(pattern: str, before: int, filling: str, tex
 
 def test_every_pattern_is_compiled_and_every_source_watched() -> None:
     assert KINDS.keys() == PATTERNS.keys()
-    assert {"scan.py", "engine.py", "rules.py", "matching.py", "merge_loops.py", "machine.py", "classes.py"} == set(SOURCES)
+    assert {"scan.py", "pretokens.py", "engine.py", "rules.py", "matching.py", "merge_loops.py", "machine.py", "classes.py"} == set(SOURCES)
