@@ -16,10 +16,10 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
 
 from groundup.account import format_flops
 from groundup.errors import UsageError
-from groundup.tokenizer import Tokenizer
+from groundup.tokenizer import Tokenizer, baselines
 
 if TYPE_CHECKING:
-    from groundup.evaluate.tokenizers import Comparison
+    from groundup.evaluate.tokenizers import Coding, Comparison
 
 STANDARD_INPUT = "-"
 
@@ -128,7 +128,7 @@ class Compare:
     files: Positional[tuple[Path, ...]]
     """The text."""
     tokenizers: tuple[str, ...]
-    """Files or folders of tokenizers."""
+    """Files or folders of tokenizers, or bytes, characters, words: the last two learned from the first half of each text."""
     json: bool = False
     """Print one machine-readable last line."""
     debug: bool = False
@@ -141,7 +141,7 @@ class Compare:
         from groundup.terminal import show_rows
 
         texts = [_read(str(file)) for file in self.files]
-        compared = compare({name: Tokenizer.load(name) for name in self.tokenizers}, texts)
+        compared = compare({name: _open(name, texts) for name in self.tokenizers}, texts)
         show_rows(_rows(compared))
         if self.json:
             print(json.dumps([to_dict(c) for c in compared]))
@@ -195,6 +195,14 @@ def _rows(comparisons: Sequence[Comparison]) -> list[dict[str, str]]:
         }
         for c in comparisons
     ]
+
+
+def _open(name: str, texts: Sequence[bytes]) -> Coding:
+    """The tokenizer of a file or folder, or a baseline by its name."""
+    if name == "bytes":
+        return baselines.ByteTokenizer()
+    learners = {"characters": baselines.character_tokenizer, "words": baselines.word_tokenizer}
+    return learners[name](text[: len(text) // 2] for text in texts) if name in learners else Tokenizer.load(name)
 
 
 def _read(file: str) -> bytes:

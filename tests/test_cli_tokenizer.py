@@ -48,6 +48,10 @@ def test_a_special_token_is_one_only_when_asked_for(here, capfdbinary):
 def test_tokenizers_are_compared_and_shown(here, capfdbinary):
     Tokenizer([]).save(here / "bytes.json")
     printed = said(capfdbinary, "compare", "text.txt", "--tokenizers", "bytes.json", "t.json", "--json")
+    *_, words = json.loads(
+        said(capfdbinary, "compare", "text.txt", "--tokenizers", "t.json", "characters", "words", "--json").splitlines()[-1]
+    )
+    assert words["bytes_per_token"] > 1 and words["unknown_rate"] == 0
     bytewise, learned = json.loads(printed.splitlines()[-1])
     assert bytewise["bytes_per_token"] == 1 < learned["bytes_per_token"]
     assert "🌍".encode() in said(capfdbinary, "show", "t.json", "text.txt")
