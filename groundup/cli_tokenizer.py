@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
 
-from groundup.account import format_flops
 from groundup.errors import UsageError
 from groundup.tokenizer import Tokenizer, baselines
 
@@ -185,13 +184,13 @@ def _rows(comparisons: Sequence[Comparison]) -> list[dict[str, str]]:
     return [
         {
             "tokenizer": c.name,
-            "vocabulary": f"{c.vocab_size:,}",
+            "ids": f"{c.vocab_size:,}",
             "tokens": f"{c.n_tokens:,}",
-            "bytes/token": f"{c.bytes_per_token:.2f}",
+            "bytes/id": f"{c.bytes_per_token:.2f}",
             "unknown": f"{c.unknown_rate:.2%}",
             "MB/s": f"{c.megabytes_per_s:.1f}",
             "length": f"x {c.n_tokens / first.n_tokens:.2f}",
-            "training FLOPs": f"{format_flops(c.training_flops)} (x {c.training_flops / first.training_flops:.2f})",
+            "FLOPs": f"x {c.training_flops / first.training_flops:.2f}",
         }
         for c in comparisons
     ]

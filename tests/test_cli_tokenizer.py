@@ -47,7 +47,7 @@ def test_a_special_token_is_one_only_when_asked_for(here, capfdbinary):
 
 def test_tokenizers_are_compared_and_shown(here, capfdbinary):
     Tokenizer([]).save(here / "bytes.json")
-    printed = said(capfdbinary, "compare", "text.txt", "--tokenizers", "bytes.json", "t.json", "--json")
+    printed = said(capfdbinary, *compared, "bytes.json", "t.json")
     *_, words = json.loads(
         said(capfdbinary, "compare", "text.txt", "--tokenizers", "t.json", "characters", "words", "--json").splitlines()[-1]
     )
