@@ -22,9 +22,13 @@ import numpy as np
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
 from groundup.account.plan import COUNTS_BYTES_PER_S, TEXT_SHARE, Plan, make_plan
 from groundup.account.rules import SMALL_SCALE, Machine, Overrides, bytes_per_token
+from groundup.account.shapes import architecture
 from groundup.data import BatchStream, Document, TokenStore, evaluation_windows, splits, write_shards
 from groundup.data.near import JOINED_FROM
 from groundup.tokenizer import Tokenizer
+from groundup.tokenizer.baselines import ByteTokenizer, character_tokenizer
+from groundup.tokenizer.merging import learn
+from groundup.tokenizer.patterns import splitter
 
 DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- number: ([^ ]+) -->)(.*?)(<!-- /number -->)", re.DOTALL)
@@ -210,11 +214,59 @@ def rehearsal() -> str:
     return f"{100 * SHARE:g} %"
 
 
+# ---- tokens ----
+
+GREETING = "Hello, 🌍! 你好!"
+
+
+def greeting() -> str:
+    """One greeting as bytes and as characters."""
+    n_bytes, rows = len(GREETING.encode()), []
+    for name, tokenizer in (("bytes", ByteTokenizer()), ("characters", character_tokenizer([GREETING]))):
+        n = len(tokenizer.encode_ordinary(GREETING))
+        rows.append((f"`{GREETING}`", name, n, f"{n_bytes / n:.2f}"))
+    return table(("text", "tokens are", "tokens", "bytes a token"), rows)
+
+
+def cat() -> str:
+    """Three merges of a classic."""
+    merges = learn({"the cat in the hat": 1}, 3, lambda done, total: None)
+    token_bytes = [bytes([byte]) for byte in range(256)]
+    rows = []
+    for left, right in merges:
+        token_bytes.append(token_bytes[left] + token_bytes[right])
+        rows.append((len(token_bytes) - 1, *(f"`{token_bytes[i].decode()!r}`" for i in (left, right, -1))))
+    return table(("id", "left", "right", "makes"), rows)
+
+
+def pretokens() -> str:
+    """How a sentence is cut before merging."""
+    text = "I'll say supercalifragilisticexpialidocious!"
+    cut = splitter("gpt2")(text)
+    return table(("text", "pre-tokens", ""), [(f"`{text}`", len(cut), " ".join(f"`{piece!r}`" for piece in cut))])
+
+
+def vocabulary_cost() -> str:
+    """What one pass over a megabyte costs with vocabularies of several sizes."""
+    rows = []
+    for vocab_size in (512, 2048, 8192, 32_768, 131_072):
+        each = bytes_per_token(vocab_size)
+        seq_len = round(4096 / each)
+        shape = {"d_model": 768, "n_layers": 12, "head_dim": 64, "context_length": seq_len}
+        counted = cost(architecture("llama", vocab_size=vocab_size, **shape), seq_len=seq_len)
+        share = next(row.share for row in counted.rows() if row.name == "head")
+        flops = format_flops(counted.flops_per_token_training * 1e6 / each)
+        rows.append((f"{vocab_size:,}", f"{each:.2f}", seq_len, flops, f"{share:.0%}"))
+    return table(("vocabulary", "bytes a token", "tokens in 4,096 bytes", "FLOPs of a megabyte", "of it the head"), rows)
+
+
 NUMBERS: dict[str, Callable[[], str]] = {
     "batch-rows": training_rows,
     "candidates": candidates,
+    "cat": cat,
     "counts-rate": lambda: f"{COUNTS_BYTES_PER_S / 1e6:g} MB",
     "example-text": lambda: f"{EXAMPLE_BYTES / 1e6:g} MB",
+    "greeting": greeting,
     "held-out": lambda: f"{splits.HELD_OUT:.1%}",
     "joined-from": lambda: f"{JOINED_FROM:g}",
     "law": law,
@@ -222,6 +274,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "measured": measured,
     "min-bytes": lambda: f"{splits.MIN_BYTES:,}",
     "plans": plans,
+    "pretokens": pretokens,
     "printed-plan": printed_plan,
     "ratio-mean": lambda: f"{ratios()[1]:.2f}",
     "ratio-sum": lambda: f"{ratios()[0]:.2f}",
@@ -230,6 +283,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "resamples": resamples,
     "text-share": lambda: f"{TEXT_SHARE:.0%}",
     "tokenizers": tokenizers,
+    "vocabulary_cost": vocabulary_cost,
     "windows": windows,
 }
 

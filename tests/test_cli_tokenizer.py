@@ -47,13 +47,11 @@ def test_a_special_token_is_one_only_when_asked_for(here, capfdbinary):
 
 def test_tokenizers_are_compared_and_shown(here, capfdbinary):
     Tokenizer([]).save(here / "bytes.json")
-    printed = said(capfdbinary, *compared, "bytes.json", "t.json")
-    *_, words = json.loads(
-        said(capfdbinary, "compare", "text.txt", "--tokenizers", "t.json", "characters", "words", "--json").splitlines()[-1]
-    )
-    assert words["bytes_per_token"] > 1 and words["unknown_rate"] == 0
-    bytewise, learned = json.loads(printed.splitlines()[-1])
+    compared = ["compare", "text.txt", "--json", "--tokenizers"]
+    bytewise, learned = json.loads(said(capfdbinary, *compared, "bytes.json", "t.json").splitlines()[-1])
     assert bytewise["bytes_per_token"] == 1 < learned["bytes_per_token"]
+    *_, words = json.loads(said(capfdbinary, *compared, "bytes", "characters", "words").splitlines()[-1])
+    assert words["bytes_per_token"] > 1 and words["unknown_rate"] == 0
     assert "🌍".encode() in said(capfdbinary, "show", "t.json", "text.txt")
     said(capfdbinary, "show", "t.json", "--text", TEXT, "--html", "page.html")
     assert "été" in (here / "page.html").read_text()
