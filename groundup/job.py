@@ -78,8 +78,8 @@ class Job:
 
     def check(self) -> None:
         """UsageError for what cannot be, before anything is read."""
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}: give a whole number from 0 on")
+        if not 0 <= self.seed < 1 << 63:
+            raise UsageError(f"--seed {self.seed}: give a whole number from 0 on, below 2^63")
         if not self.save_every_s >= 0:
             raise UsageError(f"--save-every {self.save_every_s}: give seconds from 0 on")
         self.overrides.check()

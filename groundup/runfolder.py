@@ -60,7 +60,7 @@ class RunFolder:
     @property
     def resumable(self) -> bool:
         """Whether all that comes before training is done and written."""
-        return "seconds_before_training" in self.manifest
+        return {"plan", "environment", "command", "seconds_before_training"} <= self.manifest.keys()
 
     def update(self, **values: Any) -> None:
         """Sets manifest entries and writes it."""
@@ -129,8 +129,13 @@ def new_folder(path: Path) -> Iterator[None]:
 
     UsageError if the folder has anything in it, or another process takes it at the same moment.
     """
-    made = [folder for folder in (path, *path.parents) if not folder.exists()]
-    _require_free(path)
+    try:
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        _require_free(path)
+    except OSError as e:  # a name too long, or a file where a folder should be
+        raise UsageError(f"--out {str(path)[:80]}: cannot be a folder ({e.strerror}); choose another") from e
+    if in_the_way := next((p for p in path.parents if p.exists() and not p.is_dir()), None):
+        raise UsageError(f"--out {path}: {in_the_way} is a file; choose another folder")
     with lock_run(path):
         _require_free(path)  # another process may have been here since
         _clear(path, but="lock")

@@ -138,7 +138,7 @@ def score_text(bench: Workbench, data: Sequence[str], text_field: str) -> tuple[
     """Bits per byte of any text under a trained run, every document and byte of it."""
     if not data:
         raise UsageError("--data: name the text to score")
-    corpus = open_corpus(data, text_field=text_field)
+    corpus = open_corpus(data, text_field=text_field, keep_all=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens"
         write_shards(

@@ -1,5 +1,6 @@
 """What is asked wrongly is refused with one sentence and exit status 2, and leaves nothing behind."""
 
+import contextlib
 import json
 from typing import get_args, get_type_hints
 
@@ -25,6 +26,9 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "other.jsonl").write_text('{"body": "some text"}\n' * 3)
     texts = [f"document {i}: " + " ".join(str(i * j) for j in range(200)) for i in range(60)]
     (tmp_path / "good.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    (tmp_path / "deep.jsonl").write_text('{"text": ' + 200_000 * "[" + "\n")
+    (tmp_path / "without_plan").mkdir()
+    (tmp_path / "without_plan" / "manifest.json").write_text('{"format": 1, "status": "finished", "seconds_before_training": 1}')
     (tmp_path / "other_version").mkdir()
     (tmp_path / "other_version" / "manifest.json").write_text('{"format": 99, "status": "running"}')
     return tmp_path
@@ -55,6 +59,14 @@ REFUSED = {
     "a rate below zero": ("train --data good.jsonl --matrix-lr -1", "--matrix-lr -1"),
     "a rate that is no number": ("train --data good.jsonl --matrix-lr nan", "--matrix-lr nan"),
     "a seed below zero": ("train --data good.jsonl --seed -1", "--seed -1"),
+    "a seed beyond all bits": ("train --data good.jsonl --seed 99999999999999999999", "2^63"),
+    "a source of no name": ("train --data=", "empty name"),
+    "a source of too long a name": ("train --data " + 300 * "x", "too long"),
+    "a source in nobody's home": ("train --data ~nobody-of-this-name/x", "cannot be opened"),
+    "JSON too deep to read": ("train --data deep.jsonl", "not JSON"),
+    "a folder of too long a name": ("train --data good.jsonl --out " + 300 * "x", "--out"),
+    "a folder inside a file": ("train --data good.jsonl --out tiny.txt/run", "tiny.txt is a file"),
+    "a manifest without a plan": ("generate without_plan", "stopped before training"),
     "a file in the way": ("train --data good.jsonl --out good.jsonl", "not a folder"),
     "a folder in use": ("train --data good.jsonl --out other_version", "already holds a run"),
     "a folder with something in it": ("train --data good.jsonl --out .", "not empty"),
@@ -71,7 +83,7 @@ def test_it_is_refused(here, capsys, words, says):
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert ended.value.code == 2
     assert last.startswith("groundup: ") and says in last and "Traceback" not in last
-    assert [name for name in sorted(p.name for p in here.rglob("*")) if name != "runs"] == before
+    assert sorted(p.name for p in here.rglob("*")) == before
 
 
 def test_an_unknown_flag_is_refused(here, capsys):
@@ -149,6 +161,36 @@ def test_a_damaged_file_is_named(finished, capsys, name, spoil):
         cli.main(["generate", "run"])
     said = capsys.readouterr().err.strip().splitlines()
     assert ended.value.code in (1, 2) and len(said) == 1 and name in said[0]
+
+
+def test_every_byte_of_a_text_is_scored_copies_and_blanks_too(finished, capsys):
+    (finished.parent / "copies.jsonl").write_text(
+        json.dumps({"text": "one and the same"})
+        + "\n"
+        + json.dumps({"text": "one and the same"})
+        + "\n"
+        + json.dumps({"text": "  \n"})
+        + "\n"
+    )
+    cli.main(["eval", "run", "--data", "copies.jsonl", "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"] == 2 * 16 + 3
+
+
+def test_a_run_that_nobody_works_on_is_not_called_running(finished, capsys):
+    manifest = json.loads((finished / "manifest.json").read_text())
+    (finished / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    for holder, status in ((contextlib.nullcontext(), "stopped"), (runfolder.lock_run(finished), "running")):
+        with holder:
+            cli.main(["runs", ".", "--json"])
+        rows = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert [row["status"] for row in rows if row["name"] == "run"] == [status]
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_said(here, capsys):
+    cli.main(["train", "--data", "good.jsonl", *SIZES.replace("300", "9000").split(" "), "--steps", "1", "--out", "run"])
+    plan = json.loads((here / "run" / "manifest.json").read_text())["plan"]
+    row = next(row for row in plan["rows"] if row["name"] == "vocab_size")
+    assert row["value"] == f"{plan['model']['vocab_size']:,}" != "9,000" and "9,000 were planned" in row["why"]
 
 
 def test_names_are_shown_as_they_are(finished, capsys):

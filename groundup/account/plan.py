@@ -171,6 +171,10 @@ def final_steps(plan: Plan, by_clock: int, prior_shape: tuple[int, int] | None) 
 def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
     """The plan's lines with the steps and totals that it has now."""
     totals = {choice.name: choice for choice in _totals(plan, unique_tokens)}
+    planned = next(choice for choice in plan.choices if choice.name == "vocab_size")
+    if planned.value != (learned := f"{plan.model.vocab_size:,}"):
+        why = f"{planned.value} were planned, and the text has no pair left to merge"
+        totals["vocab_size"] = Choice("vocab_size", learned, why, "exact")
     if not plan.steps_given:
         why = f"what the time left holds at {plan.step_seconds * 1e3:.0f} ms a step; follows the clock until the learning rate falls"
         totals["steps"] = Choice("steps", f"{plan.n_steps:,}", why, "measured")

@@ -15,22 +15,23 @@ LISTED_DOCUMENTS = 10_000
 """A manifest lists this many documents; the hash over all covers the rest."""
 
 
-def open_corpus(sources: Sequence[str], *, text_field: str = "text") -> Corpus:
+def open_corpus(sources: Sequence[str], *, text_field: str = "text", keep_all: bool = False) -> Corpus:
     """Opens the named sources, concatenated: files, folders, ``hub:owner/name[:subset]``, ``stdlib``; none given means ``stdlib``.
 
-    ``text_field`` is the field that holds the text in JSONL and Parquet files. Raises UsageError for a source that is not there;
-    what is wrong inside a file is raised where it is read.
+    ``text_field`` is the field that holds the text in JSONL and Parquet files; ``keep_all`` is the Corpus's. Raises UsageError for a source
+    that is not there; what is wrong inside a file is raised where it is read.
     """
-    return Corpus([open_source(given, text_field) for given in sources or (STDLIB,)])
+    return Corpus([open_source(given, text_field) for given in sources or (STDLIB,)], keep_all=keep_all)
 
 
 class Corpus:
     """Documents in a fixed order, to be read any number of times in constant memory (but about 100 bytes a document, for its hash).
 
-    Blank documents and exact copies of earlier ones are left out and counted.
+    Blank documents and exact copies of earlier ones are left out and counted, unless ``keep_all`` asks for every byte.
     """
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], *, keep_all: bool = False) -> None:
+        self.keep_all = keep_all
         self.name = "+".join(source.name for source in sources)
         self._sources = tuple(sources)
         self._manifest: dict[str, Any] | None = None
@@ -39,18 +40,20 @@ class Corpus:
         """Reads the documents; raises UsageError when there is no text, or naming the file that cannot be read."""
         skipped = Counter(binary=0, empty=0, duplicate=0)
         seen: set[bytes] = set()
+        n_documents = 0
         listed: list[dict[str, Any]] = []
         n_bytes = invalid_bytes = 0
         chain = hashlib.blake2b(digest_size=16)
         for document in self._read(skipped):
-            if not document.text or document.text.isspace():
+            if not document.text or (document.text.isspace() and not self.keep_all):
                 skipped["empty"] += 1
                 continue
             digest = content_hash(document.text)
-            if digest in seen:
+            if digest in seen and not self.keep_all:
                 skipped["duplicate"] += 1
                 continue
             seen.add(digest)
+            n_documents += 1
             chain.update(digest)
             n_bytes += len(document.text)
             invalid_bytes += invalid_utf8_bytes(document.text)
@@ -63,7 +66,7 @@ class Corpus:
         self._manifest = {
             "name": self.name,
             "sources": [source.given for source in self._sources],
-            "n_documents": len(seen),
+            "n_documents": n_documents,
             "n_bytes": n_bytes,
             "invalid_utf8_bytes": invalid_bytes,
             "skipped": dict(skipped),

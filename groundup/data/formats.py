@@ -85,7 +85,7 @@ def _jsonl_documents(path: Path, id: str, text_field: str) -> Iterator[Document]
 def _json_text(line: bytes, text_field: str, where: str) -> bytes:
     try:
         values = json.loads(line.decode("utf-8", "surrogateescape"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where} is not JSON ({error}): the file is truncated or not one object a line") from error
     if not isinstance(values, dict):
         raise UsageError(f"{where} is not a JSON object but {type(values).__name__}: write one object a line")

@@ -42,7 +42,16 @@ def open_source(given: str, text_field: str) -> Source:
         return _stdlib(Path(sysconfig.get_paths()["stdlib"]))
     if given.startswith(HUB):
         return _hub(given, text_field)
-    path = Path(given).expanduser()
+    if not given:
+        raise UsageError("--data '': an empty name, perhaps of a variable that is not set; name a file or a folder (. is this one)")
+    try:
+        path = Path(given).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        raise UsageError(f"--data {given}: does not exist; name a file, a folder, {STDLIB} or {HUB}owner/name") from None
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a home that nobody has; ValueError: a NUL
+        reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+        raise UsageError(f"--data {given[:80]}: cannot be opened ({reason}); name a file or a folder") from error
     if path.is_dir():
         files = _files_under(path)
         if not files:
@@ -50,8 +59,7 @@ def open_source(given: str, text_field: str) -> Source:
         return _folder(given, path, files, text_field)
     if path.is_file():
         return Source(given, path.name, lambda skipped: read_documents(path, path.name, text_field))
-    what = "is neither a file nor a folder" if path.exists() else "does not exist"
-    raise UsageError(f"--data {given}: {what}; name a file, a folder, {STDLIB} or {HUB}owner/name")
+    raise UsageError(f"--data {given}: is neither a file nor a folder; name a file, a folder, {STDLIB} or {HUB}owner/name")
 
 
 def _folder(given: str, folder: Path, files: Sequence[str], text_field: str) -> Source:

@@ -206,6 +206,8 @@ def _checked(prompt: Sequence[int] | np.ndarray, config: ModelConfig) -> list[in
 
 
 def _generator(seed: int | None) -> torch.Generator:
+    if seed is not None and not 0 <= seed < 1 << 63:
+        raise UsageError(f"seed {seed}: give a whole number from 0 on, below 2^63")
     generator = torch.Generator()
     if seed is None:
         generator.seed()

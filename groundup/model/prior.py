@@ -21,7 +21,6 @@ counts, so that memory is bounded.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +35,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
+from groundup.account import usable_cores
 from groundup.config import PRIOR_GATE_WIDTH, Prior
 from groundup.errors import GroundupError
 from groundup.files import disk_errors, settle
@@ -242,7 +242,7 @@ class NgramPrior:
             for whole, part in zip((log_p, features), rows, strict=True):
                 torch.from_numpy(whole)[begin:end] = torch.from_numpy(part)  # many times as fast as numpy to half precision
 
-        with ThreadPoolExecutor(n_threads or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(n_threads or usable_cores()) as pool:
             list(pool.map(work, np.argsort(-np.diff(starts), kind="stable").tolist()))  # longest first: no thread ends alone
         return Table(log_p, features, self.gate)
 

@@ -54,6 +54,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 
         rows.append([tokens * cost(config, seq_len=seq_len).flops_per_token_training, tokens * width * depth])
     (few, many), (short, long, _) = (rows[0][1], rows[1][1]), seconds
     per_step = max(0.0, long - (long - short) * many / (many - few))
+    per_step = min(per_step, 0.5 * min(seconds))  # noise may say more than a whole step took
     per_flop, per_activation = np.linalg.solve(np.array(rows[1:]), np.array(seconds[1:]) - per_step)
     if per_flop <= 0 or per_activation < 0:  # noise: put everything on the FLOPs of the larger model
         per_flop, per_activation = (seconds[-1] - per_step) / rows[-1][0], 0.0
