@@ -22,7 +22,7 @@ SLACK = 32
 
 _WORK_LIMIT = 1 << 12
 _LARGE_PAGE = 1 << 21
-_SMALL = 1 << 15
+_BUFFER_IDS = 1 << 20  # of which only what is used is ever memory
 _BYTES_HEADER = bytes.__basicsize__ - 1  # in CPython, which numba runs on, bytes begin behind what its objects begin with
 _GIVEN = 1 << 12  # pre-tokens in a call
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -94,15 +94,11 @@ class Encoder:
         """The ids of a part of a text, uint32, shape [n]."""
         thread, n = self._thread(), stop - start
         source = _address_of(data) + start
-        if n <= _SMALL:
+        if n <= _BUFFER_IDS:
             return thread.buffer[: thread.encode(source, n, thread.buffer_address)].copy()
         out = np.empty(n + SLACK, np.uint32)
         out.resize(thread.encode(source, n, out.ctypes.data), refcheck=False)
         return out
-
-    def encode_into(self, data: bytes | mmap.mmap, start: int, stop: int, out: np.ndarray) -> int:
-        """Writes the ids of a part of a text to ``out``, uint32, shape [stop - start + SLACK]; returns how many."""
-        return self._thread().encode(_address_of(data) + start, stop - start, out.ctypes.data)
 
     def _thread(self) -> _Thread:
         thread = getattr(self._threads, "mine", None)
@@ -119,7 +115,7 @@ class _Thread:
         self._shared = shared  # whose tables must stay where they are
         self.narrow, self.wide = _large_pages(2 * NARROW_BYTES * NARROW_SETS), _large_pages(2 * WIDE_BYTES * WIDE_SETS)
         self._scratch, self._keys = new_scratch(), np.empty(engine.KEYS_BYTES, np.uint8)
-        self.buffer = np.empty(_SMALL + SLACK, np.uint32)
+        self.buffer = np.empty(_BUFFER_IDS + SLACK, np.uint32)
         self.buffer_address = self.buffer.ctypes.data
         self._ends = np.empty(_GIVEN, np.int32)
         self._state = np.zeros(N_FIELDS, np.int64)

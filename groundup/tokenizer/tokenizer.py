@@ -40,7 +40,7 @@ Some = Collection[str] | Literal["all"]
 
 Text = bytes | mmap.mmap
 
-_PIECE_BYTES = 1 << 20  # of a long text, for a thread at a time
+_PIECE_BYTES = 1 << 19  # of a long text, for a thread at a time
 _SAMPLE_BYTES = 1 << 14
 _COUNT_BYTES = 1 << 16
 _BATCH_BYTES = 1 << 19
@@ -434,27 +434,11 @@ class Tokenizer:
         return self._encoder.encode(part.data, part.start, part.stop)
 
     def _encode_parts(self, parts: list[Part], n_workers: int | None) -> np.ndarray:
-        """All ids of all parts. Each part has room of its own; what it has left over is closed up as they are done, in order."""
+        """All ids of all parts. Each is written where the last one was, and then copied twice: new memory would cost more."""
         if len(parts) == 1:
             return self._encode_one(parts[0])
-        encoder, slack = self._encoder, compiled_room().SLACK
-        room = np.cumsum([0, *(part.stop - part.start + slack for part in parts)]).tolist()
-        out = np.empty(room[-1], np.uint32)
-
-        def encode_into(i: int) -> int:
-            part = parts[i]
-            if part.token is None:
-                return encoder.encode_into(part.data, part.start, part.stop, out[room[i] : room[i + 1]])
-            out[room[i]] = part.token
-            return 1
-
-        total = 0
-        n_threads = resolve_threads(n_workers) if room[-1] >= _PIECE_BYTES else 1
-        for i, n in enumerate(map_threads(encode_into, range(len(parts)), n_threads)):
-            out[total : total + n] = out[room[i] : room[i] + n]
-            total += n
-        out.resize(total, refcheck=False)
-        return out
+        n_threads = resolve_threads(n_workers) if sum(part.stop - part.start for part in parts) >= 2 * _PIECE_BYTES else 1
+        return np.concatenate(list(map_threads(self._encode_one, parts, n_threads)))
 
 
 def _rebuilt(
