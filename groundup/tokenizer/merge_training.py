@@ -8,13 +8,14 @@ readable form and the oracle of the tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import no_type_check
 
 import numpy as np
 from numba import njit
 
-from groundup.tokenizer.merging import Ties, byte_order, to_word
+from groundup.tokenizer.counting import Pretokens
+from groundup.tokenizer.merging import Ties, byte_order
 
 FIRST_PAIRS = 1 << 18  # that there is room for at first
 SLICE = 1_000  # merges between two calls of progress, where Ctrl-C is heard
@@ -253,17 +254,17 @@ def _merge_all(pair, left, right, new, symbols, weights, keys, values, pairs, co
 class _Learner:
     """The arrays that the compiled loops work on, grown where they say that they are full."""
 
-    def __init__(self, words: list[str], frequencies: list[int], n_merges: int, ties: Ties) -> None:
-        lengths = np.fromiter(map(len, words), np.int64, len(words))
-        ends = np.cumsum(lengths)
-        n = int(ends[-1]) if len(words) else 0
+    def __init__(self, pretokens: Pretokens, n_merges: int, ties: Ties) -> None:
+        ends = pretokens.ends
+        lengths = np.diff(ends, prepend=0)
+        n = len(pretokens.text)
         self.symbols = np.empty((n, 3), np.int32)
-        self.symbols[:, SYMBOL] = np.frombuffer("".join(words).encode("latin-1"), np.uint8)
+        self.symbols[:, SYMBOL] = pretokens.text
         self.symbols[:, NEXT] = np.arange(1, n + 1)
         self.symbols[ends - 1, NEXT] = NONE
         self.symbols[:, PREVIOUS] = np.arange(-1, n - 1)
         self.symbols[ends - lengths, PREVIOUS] = NONE
-        self.weights = np.repeat(np.array(frequencies, np.int64), lengths)
+        self.weights = np.repeat(pretokens.counts, lengths)
         self.lists = np.empty((3 * n + 1, 2), np.int32)  # each position once, and two for each of fewer than n merges of two symbols
         self.state = np.zeros(4, np.int64)
         self.merges = np.zeros((n_merges, 2), np.int32)
@@ -345,12 +346,12 @@ def _longer(array: np.ndarray, length: int) -> np.ndarray:
     return out
 
 
-def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], None], ties: Ties = "greatest") -> list[tuple[int, int]]:
+def learn(pretokens: Pretokens, n_merges: int, progress: Callable[[int, int], object], ties: Ties = "greatest") -> list[tuple[int, int]]:
     """``merging.learn``, compiled: the same merges, in a time that grows with the occurrences of what is merged.
 
     ``progress`` is called every SLICE merges; what it raises, KeyboardInterrupt too, ends the learning and leaves nothing.
     """
-    learner = _Learner([to_word(pretoken) for pretoken in counts], list(counts.values()), n_merges, ties)
+    learner = _Learner(pretokens, n_merges, ties)
     learner.count()
     while learner.n_merges < n_merges and not learner.exhausted:
         learner.merge(min(n_merges, learner.n_merges + SLICE))

@@ -62,7 +62,9 @@ def byte_order() -> np.ndarray:
     return places
 
 
-def learn(counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], None], ties: Ties = "greatest") -> list[tuple[int, int]]:
+def learn(
+    counts: Mapping[str, int], n_merges: int, progress: Callable[[int, int], object], ties: Ties = "greatest"
+) -> list[tuple[int, int]]:
     """Learns up to ``n_merges`` merges from counted pre-tokens: each joins the pair of neighbours that is seen most often then.
 
     Between pairs seen equally often ``ties`` decides, so that the answer depends on the counts alone.

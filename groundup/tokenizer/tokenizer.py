@@ -9,14 +9,14 @@ import mmap
 import re
 import sys
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from itertools import chain, islice, takewhile
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,9 +24,10 @@ from groundup.errors import UsageError
 from groundup.tokenizer import huggingface
 from groundup.tokenizer.decoding import StreamDecoder
 from groundup.tokenizer.idfile import mapped, write_ids
-from groundup.tokenizer.merging import MAX_VOCAB_SIZE, Ties, learn
-from groundup.tokenizer.parallel import batched, map_batches, map_threads, resolve_threads
-from groundup.tokenizer.patterns import check_pattern, cuts, pieces, splitter, to_text
+from groundup.tokenizer.merging import MAX_VOCAB_SIZE, Ties
+from groundup.tokenizer.parallel import batched, map_threads, resolve_threads
+from groundup.tokenizer.patterns import check_pattern, cuts, pieces
+from groundup.tokenizer.training import Progress, learn_merges
 from groundup.tokenizer.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ Text = bytes | mmap.mmap
 
 _PIECE_BYTES = 1 << 19  # of a long text, for a thread at a time
 _SAMPLE_BYTES = 1 << 14
-_COUNT_BYTES = 1 << 16
 _BATCH_BYTES = 1 << 19
-_COMPILED_FROM = 1_000_000  # symbols of distinct pre-tokens: fewer are merged before numba has compiled
 _CALL_BYTES = 256  # that could be encoded in the time that a call takes
 _NONE: frozenset[str] = frozenset()
 _FEW = 64  # ids that are decoded sooner than compiled code is called
@@ -68,13 +67,6 @@ class Offsets(NamedTuple):
     """First byte of each and the byte behind its last, int64, shape [n, 2]."""
     characters: np.ndarray
     """The same in characters, int64, shape [n, 2]: those that the token holds any byte of."""
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Told how far training has come: bytes counted (their total unknown, None), then merges learned."""
-
-    def __call__(self, stage: Literal["count", "merge"], done: int, total: int | None) -> object: ...
 
 
 class Tokenizer:
@@ -154,7 +146,7 @@ class Tokenizer:
                 many) when the corpus has no pair left to merge.
             ties: "greatest", the lexicographically greater pair of byte strings, or "huggingface", whose ``BpeTrainer`` takes the pair
                 that was made first: its merges, then, in its order.
-            n_workers: processes; by default one a core (see ``parallel.resolve_workers``).
+            n_workers: processes, or for much text threads; by default one a core (see ``parallel.resolve_workers``).
             max_bytes: learn from a sample of about so many bytes: of the corpus cut into blocks of 16 KiB, those with the smallest
                 hashes, hence spread evenly, and the same for any order of the texts.
             progress: called as the work goes on.
@@ -173,16 +165,9 @@ class Tokenizer:
         segments = chain.from_iterable(separator.split(_as_bytes(text)) if special_tokens else [_as_bytes(text)] for text in texts)
         if max_bytes is not None:
             segments = _sample(chain.from_iterable(pieces(segment, _SAMPLE_BYTES) for segment in segments), max_bytes)
-        counts: Counter[str] = Counter()
-        n_bytes = 0
-        parts = chain.from_iterable(pieces(segment, _COUNT_BYTES) for segment in segments)
-        for batch_counts, batch_bytes in map_batches(partial(_count, pattern), batched(parts, _BATCH_BYTES, len), n_workers):
-            counts.update(batch_counts)
-            n_bytes += batch_bytes
-            report("count", n_bytes, None)
-        if not counts:
+        merges = learn_merges(segments, pattern, n_merges, ties=ties, n_workers=n_workers, progress=report)
+        if merges is None:
             raise UsageError("there is no text to train a tokenizer on: give a corpus that is not empty")
-        merges = _learner(counts)(counts, n_merges, lambda done, total: report("merge", done, total), ties)
         return cls(merges, special_tokens, pattern)
 
     @classmethod
@@ -483,24 +468,6 @@ def _searcher(special_tokens: frozenset[str]) -> tuple[bytes, re.Pattern[bytes]]
 def _any_of(special_tokens: Collection[str]) -> re.Pattern[bytes]:
     """Matches any of the special tokens, the longest that fits."""
     return re.compile(b"|".join(re.escape(token.encode()) for token in sorted(special_tokens, key=len, reverse=True)))
-
-
-def _count(pattern: str, texts: list[bytes]) -> tuple[Counter[str], int]:
-    """How often each pre-token occurs in some texts, and how many bytes these have."""
-    split = splitter(pattern)
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(split(to_text(text)))
-    return counts, sum(map(len, texts))
-
-
-def _learner(counts: Mapping[str, int]) -> Callable:
-    """The merge loop for so many pre-tokens: plain where they are few, else compiled; both give the same merges."""
-    if sum(map(len, counts)) < _COMPILED_FROM:
-        return learn
-    from groundup.tokenizer import merge_training  # here, for numba takes half a second to import
-
-    return merge_training.learn
 
 
 def _sample(blocks: Iterable[bytes], max_bytes: int) -> list[bytes]:

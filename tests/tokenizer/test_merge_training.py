@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFace
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from groundup.tokenizer import Tokenizer, merge_training, merging, tokenizer
+from groundup.tokenizer import Tokenizer, counting, merge_training, merging, training
+from groundup.tokenizer.counting import Pretokens
+from groundup.tokenizer.patterns import splitter, to_text
 
 QUIET = lambda done, total: None  # noqa: E731
 WORDS = st.dictionaries(st.text("aabcé", min_size=1, max_size=14), st.integers(1, 5), max_size=25)
@@ -18,7 +20,7 @@ WORDS = st.dictionaries(st.text("aabcé", min_size=1, max_size=14), st.integers(
 @settings(deadline=None)  # the first call compiles
 @given(counts=WORDS, n_merges=st.integers(0, 60), ties=st.sampled_from(["greatest", "huggingface"]))
 def test_both_loops_learn_the_same_merges(counts, n_merges, ties):
-    assert merge_training.learn(counts, n_merges, QUIET, ties) == merging.learn(counts, n_merges, QUIET, ties)
+    assert merge_training.learn(Pretokens.of(counts), n_merges, QUIET, ties) == merging.learn(counts, n_merges, QUIET, ties)
 
 
 def invented_text(seed: int) -> str:
@@ -33,7 +35,7 @@ def test_arrays_that_grow_change_nothing(monkeypatch):
     whole = merging.learn(counts, 400, QUIET)
     monkeypatch.setattr(merge_training, "FIRST_PAIRS", 4)
     monkeypatch.setattr(merge_training, "SLICE", 7)
-    assert merge_training.learn(counts, 400, QUIET) == whole
+    assert merge_training.learn(Pretokens.of(counts), 400, QUIET) == whole
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -50,16 +52,32 @@ def test_ties_as_in_hugging_faces_trainer(seed):
     assert [names[theirs.decoder.decode([token]).encode()] for token in learned] == list(range(256, 1500))
 
 
-def test_a_large_corpus_is_learned_by_the_compiled_loop_to_the_same_end(monkeypatch):
-    text = invented_text(1)
-    plain = Tokenizer.train([text], 700)
-    monkeypatch.setattr(tokenizer, "_COMPILED_FROM", 0)
+@pytest.mark.parametrize("part", ["COMPILED_SYMBOLS", "COMPILED_BYTES"])
+def test_much_text_is_learned_by_compiled_loops_to_the_same_end(monkeypatch, part):
+    texts = [invented_text(1), "été <|endoftext|>" + invented_text(3), b"\xff\x00 bytes"]
+    plain = Tokenizer.train(texts, 700)
+    monkeypatch.setattr(training, part, 1)
     called = []
     compiled = merge_training.learn
     monkeypatch.setattr(merge_training, "learn", lambda *a: called.append(1) or compiled(*a))
-    again = Tokenizer.train([text], 700)
-    assert called and again.merges == plain.merges
-    assert again.encode_ordinary(text).tolist() == plain.encode_ordinary(text).tolist()
+    assert Tokenizer.train(texts, 700).merges == plain.merges and called
+    assert Tokenizer.train(reversed(texts), 700, n_workers=1).merges == plain.merges
+
+
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=30) | st.text("ab ", max_size=30), min_size=1, max_size=5))
+@settings(deadline=None)
+def test_counts_are_those_of_the_pattern_whatever_the_room_and_the_threads(texts):
+    expected = Counter(piece for text in texts for piece in splitter("gpt2")(to_text(text.encode())))
+    tables = [counting.Counter("gpt2", 1, 1), counting.Counter("gpt2", 1, 1)]
+    for i, text in enumerate(texts):
+        tables[i % 2].add(text.encode())
+    tables[0].join(tables[1].pretokens())
+    found, start = Counter(), 0
+    text, ends, counts = tables[0].pretokens()
+    for end, count in zip(ends.tolist(), counts.tolist(), strict=True):
+        found[to_text(text[start:end].tobytes())] += count
+        start = end
+    assert found == expected and len(ends) == len(expected)
 
 
 def test_an_interrupt_between_slices_ends_the_learning(monkeypatch):
@@ -70,9 +88,9 @@ def test_an_interrupt_between_slices_ends_the_learning(monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        merge_training.learn(Counter(invented_text(2).split()), 100, interrupt)
+        merge_training.learn(Pretokens.of(Counter(invented_text(2).split())), 100, interrupt)
 
 
 def test_no_words_and_words_of_one_byte_have_no_merges():
-    assert merge_training.learn({}, 5, QUIET) == []
-    assert merge_training.learn({"a": 3, "b": 1}, 5, QUIET) == []
+    assert merge_training.learn(Pretokens.of({}), 5, QUIET) == []
+    assert merge_training.learn(Pretokens.of({"a": 3, "b": 1}), 5, QUIET) == []
