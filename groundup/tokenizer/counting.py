@@ -13,6 +13,8 @@ from groundup.tokenizer.pretokens import pretoken_ends
 
 FIRST_ENTRIES, FIRST_BYTES = 1 << 16, 1 << 20  # that there is room for at first
 N, N_BYTES = 0, 1  # of the state
+KEY, COUNT, ENTRY, COLUMNS = 0, 1, 2, 4  # of a row, half a line of the cache; a key is never 0
+SHORT = 7  # bytes that a key holds whole
 
 
 class Pretokens(NamedTuple):
@@ -34,62 +36,76 @@ class Pretokens(NamedTuple):
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _hash(text, begin, end):
-    """FNV-1a (Fowler, Noll & Vo 1991), 64 bits, its halves mixed because the low bits choose the slot."""
-    mixed = np.uint64(0xCBF29CE484222325)
+def _key(text, begin, end):
+    """What a pre-token is known by: up to seven bytes themselves and their number; of more, a hash below a byte that no number is.
+
+    The hash is FNV-1a (Fowler, Noll & Vo 1991).
+    """
+    n, key = end - begin, np.uint64(0)
+    if n <= SHORT:
+        for i in range(n):
+            key = (key << np.uint64(8)) | np.uint64(text[begin + i])
+        return key | (np.uint64(n) << np.uint64(56))
+    key = np.uint64(0xCBF29CE484222325)
     for i in range(begin, end):
-        mixed = (mixed ^ np.uint64(text[i])) * np.uint64(0x100000001B3)
-    return mixed ^ (mixed >> np.uint64(32))
+        key = (key ^ np.uint64(text[i])) * np.uint64(0x100000001B3)
+    return key | (np.uint64(0xFF) << np.uint64(56))
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _find(text, begin, end, mixed, slots, hashes, starts, blob):
-    """The slot of a pre-token, or the empty one where it belongs; slots hold the number of an entry and one, 0 where empty."""
-    mask = np.uint64(len(slots) - 1)
-    slot = mixed & mask
-    while slots[slot] != 0:
-        entry = slots[slot] - 1
-        if hashes[entry] == mixed and starts[entry + 1] - starts[entry] == end - begin:
-            i, start = 0, starts[entry]
-            while i < end - begin and blob[start + i] == text[begin + i]:
-                i += 1
-            if i == end - begin:
-                break
-        slot = (slot + np.uint64(1)) & mask
-    return slot
+def _first_row(key, n_rows):
+    """Where a key is looked for first (multiplicative hashing, Knuth 1973)."""
+    mixed = key * np.uint64(0x9E3779B97F4A7C15)
+    return np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(n_rows - 1))
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def count_pretokens(text, ends, weights, first, slots, hashes, starts, counts, blob, state):
+def _same(text, begin, end, entry, starts, blob):
+    """Whether the bytes are those of an entry: a hash alone is no proof."""
+    start = starts[entry]
+    if starts[entry + 1] - start != end - begin:
+        return False
+    for i in range(end - begin):  # noqa: SIM110, numba compiles no all()
+        if blob[start + i] != text[begin + i]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def count_pretokens(text, ends, weights, first, rows, starts, blob, state):
     """Counts the pre-tokens from the first-th on, each once or by its weight; returns the one for which there is no room, or how many."""
     begin = ends[first - 1] if first else 0
     for i in range(first, len(ends)):
         end = ends[i]
-        mixed = _hash(text, begin, end)
-        slot = _find(text, begin, end, mixed, slots, hashes, starts, blob)
-        if slots[slot] == 0:
+        key = _key(text, begin, end)
+        row = _first_row(key, len(rows))
+        while rows[row, KEY] != 0 and not (
+            rows[row, KEY] == key and (end - begin <= SHORT or _same(text, begin, end, np.int64(rows[row, ENTRY]), starts, blob))
+        ):
+            row = (row + 1) & (len(rows) - 1)
+        if rows[row, KEY] == 0:
             n, n_bytes = state[N], state[N_BYTES]
-            if n == len(counts) or n_bytes + end - begin > len(blob):
+            if 2 * n >= len(rows) or n + 1 == len(starts) or n_bytes + end - begin > len(blob):
                 return i
             for j in range(end - begin):
                 blob[n_bytes + j] = text[begin + j]
-            hashes[n], counts[n], starts[n + 1] = mixed, 0, n_bytes + end - begin
+            starts[n + 1] = n_bytes + end - begin
             state[N], state[N_BYTES] = n + 1, n_bytes + end - begin
-            slots[slot] = n + 1
-        counts[slots[slot] - 1] += weights[i] if len(weights) else 1
+            rows[row, KEY], rows[row, ENTRY] = key, np.uint64(n)
+        rows[row, COUNT] += np.uint64(weights[i]) if len(weights) else np.uint64(1)
         begin = end
     return len(ends)
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def fill_slots(slots, hashes, n):
-    """Enters the first n entries into an empty table."""
-    mask = np.uint64(len(slots) - 1)
-    for entry in range(n):
-        slot = hashes[entry] & mask
-        while slots[slot] != 0:
-            slot = (slot + np.uint64(1)) & mask
-        slots[slot] = entry + 1
+def move_rows(old, new):
+    """Enters all rows of a table into an empty one."""
+    for i in range(len(old)):
+        if old[i, KEY] != 0:
+            row = _first_row(old[i, KEY], len(new))
+            while new[row, KEY] != 0:
+                row = (row + 1) & (len(new) - 1)
+            new[row] = old[i]
 
 
 class Counter:
@@ -98,7 +114,7 @@ class Counter:
     def __init__(self, pattern: str, n: int = FIRST_ENTRIES, n_bytes: int = FIRST_BYTES) -> None:
         self.pattern = pattern
         self.state = np.zeros(2, np.int64)
-        self.hashes, self.counts = np.empty(0, np.uint64), np.empty(0, np.int64)
+        self.rows = np.zeros((0, COLUMNS), np.uint64)
         self.starts, self.blob = np.zeros(1, np.int64), np.empty(0, np.uint8)
         self._grow(n, n_bytes)
 
@@ -113,23 +129,25 @@ class Counter:
     def pretokens(self) -> Pretokens:
         """What was counted so far."""
         n, n_bytes = self.state.tolist()
-        return Pretokens(self.blob[:n_bytes], self.starts[1 : n + 1], self.counts[:n])
+        held = self.rows[self.rows[:, KEY] != 0]
+        counts = np.empty(n, np.int64)
+        counts[held[:, ENTRY].astype(np.int64)] = held[:, COUNT].astype(np.int64)
+        return Pretokens(self.blob[:n_bytes], self.starts[1 : n + 1], counts)
 
     def _add(self, text: np.ndarray, ends: np.ndarray, weights: np.ndarray) -> None:
         at = 0
         while True:
-            at = count_pretokens(text, ends, weights, at, self.slots, self.hashes, self.starts, self.counts, self.blob, self.state)
+            at = count_pretokens(text, ends, weights, at, self.rows, self.starts, self.blob, self.state)
             if at == len(ends):
                 return
             longest = int(ends[at] - (ends[at - 1] if at else 0))
-            full = self.state[N] == len(self.counts)
-            self._grow(len(self.counts) * (2 if full else 1), len(self.blob) if full else 2 * len(self.blob) + longest)
+            self._grow(2 * len(self.starts), 2 * len(self.blob) + longest)
 
     def _grow(self, n: int, n_bytes: int) -> None:
-        self.hashes, self.counts = _longer(self.hashes, n), _longer(self.counts, n)
         self.starts, self.blob = _longer(self.starts, n + 1), _longer(self.blob, n_bytes)
-        self.slots = np.zeros(1 << (2 * n - 1).bit_length(), np.int64)  # at most half full
-        fill_slots(self.slots, self.hashes, self.state[N])
+        rows = np.zeros((1 << (2 * n - 1).bit_length(), COLUMNS), np.uint64)  # at most half full
+        move_rows(self.rows, rows)
+        self.rows = rows
 
 
 def _longer(array: np.ndarray, length: int) -> np.ndarray:
