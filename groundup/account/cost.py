@@ -150,10 +150,6 @@ class Cost:
         """Model FLOPs of training on this many tokens; exact for whole sequences, rounded down otherwise."""
         return tokens * self.tree.training_flops // self.seq_len
 
-    def tokens_for(self, flops: float) -> int:
-        """Tokens that this many model FLOPs train on, rounded down."""
-        return int(flops // self.flops_per_token_training)
-
     def mfu(self, tokens_per_s: float, peak_flops: float) -> float:
         """Model FLOPs utilization (Chowdhery et al. 2022, but with exact pairs): useful FLOP/s over the dense peak."""
         return self.flops_per_token_training * tokens_per_s / peak_flops

@@ -24,6 +24,8 @@ class LossLaw:
     """Exponent of the data's term."""
     repeat_half_life: float = 15.39
     """R_D*: repetitions after which a repeated token is worth 1/e of a fresh one (Muennighoff et al. 2023, section 5)."""
+    known_to_flops: float = math.inf
+    """Training FLOPs up to which runs have borne the law out."""
 
     def effective_tokens(self, tokens: float, unique_tokens: float) -> float:
         """U + U R* (1 - exp(-R / R*)), R = tokens / U - 1 repetitions; tokens themselves below one epoch."""
@@ -36,7 +38,3 @@ class LossLaw:
         """Predicted loss, in the unit of E."""
         d = self.effective_tokens(tokens, unique_tokens)
         return self.E + self.A / parameters**self.alpha + self.B / d**self.beta
-
-
-CHINCHILLA_EPOCH = LossLaw("Chinchilla as re-fitted by Besiroglu et al. 2024", 1.8172, 482.01, 0.3478, 2085.43, 0.3658)
-"""Nats a token of web text with a 32k vocabulary; for budgets beyond the small-scale fit."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from groundup.account.budget import Budget, format_count, format_flops, format_seconds
 from groundup.account.cost import cost
@@ -54,8 +54,8 @@ class Plan:
     """Sequences at a time on one rank."""
     n_steps: int
     """Training steps."""
-    steps_given: bool
-    """Whether the steps are the user's, or what a budget in FLOPs holds: then they do not follow the clock."""
+    steps_from: Literal["clock", "flops", "you"]
+    """What the number of steps follows: the time left, a budget in FLOPs, or the user."""
     train_seconds: float
     """Seconds that training may take."""
     predicted_seconds: float
@@ -90,6 +90,11 @@ class Plan:
     """Predicted seconds of what comes after the last step."""
 
     @property
+    def steps_given(self) -> bool:
+        """Whether the steps stand whatever the clock says."""
+        return self.steps_from != "clock"
+
+    @property
     def tokens(self) -> int:
         """Tokens seen in training."""
         return self.n_steps * self.batch_size * self.seq_len
@@ -102,7 +107,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         body = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("budget", "model", "choices")}
-        return body | {"budget": str(self.budget), "model": to_dict(self.model), "rows": [to_dict(c) for c in self.choices]}
+        body |= {"steps_given": self.steps_given, "budget": str(self.budget)}
+        return body | {"model": to_dict(self.model), "rows": [to_dict(c) for c in self.choices]}
 
 
 def make_plan(
@@ -139,7 +145,7 @@ def make_plan(
         batch_size=batch,
         micro_batch_size=micro,
         n_steps=n_steps,
-        steps_given=budget.unit == "flops" or say.overrides.steps is not None,
+        steps_from="you" if say.overrides.steps is not None else "flops" if budget.unit == "flops" else "clock",
         train_seconds=funds.train_seconds,
         predicted_seconds=funds.seconds - funds.train_seconds + n_steps * step_seconds,
         step_seconds=step_seconds,
@@ -160,16 +166,16 @@ def make_plan(
 def final_steps(plan: Plan, by_clock: int, prior_shape: tuple[int, int] | None) -> int:
     """The steps of the run: those set by hand, what a budget in FLOPs holds (the gate's own included, now that there are counts), or
     what the clock allows."""
-    if any(choice.name == "steps" and choice.source == "you" for choice in plan.choices):
+    if plan.steps_from == "you":
         return plan.n_steps
-    if plan.budget.unit == "flops":
+    if plan.steps_from == "flops":
         each = cost(plan.model, seq_len=plan.seq_len, prior_shape=prior_shape).flops_training(plan.batch_size * plan.seq_len)
         return max(1, int(plan.budget.amount / each))
     return by_clock
 
 
 def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
-    """The plan's lines with the steps and totals that it has now."""
+    """The plan's lines with the vocabulary, steps and totals that it has now."""
     totals = {choice.name: choice for choice in _totals(plan, unique_tokens)}
     planned = next(choice for choice in plan.choices if choice.name == "vocab_size")
     if planned.value != (learned := f"{plan.model.vocab_size:,}"):
@@ -178,6 +184,12 @@ def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
     if not plan.steps_given:
         why = f"what the time left holds at {plan.step_seconds * 1e3:.0f} ms a step; follows the clock until the learning rate falls"
         totals["steps"] = Choice("steps", f"{plan.n_steps:,}", why, "measured")
+    vocab_size = f"{plan.model.vocab_size:,}"
+    for choice in plan.choices:
+        if choice.name == "vocab_size" and choice.value != vocab_size:
+            totals["vocab_size"] = Choice(
+                "vocab_size", vocab_size, f"the text has no more pairs to merge, of {choice.value} asked", "exact"
+            )
     return tuple(totals.get(choice.name, choice) for choice in plan.choices)
 
 

@@ -130,10 +130,9 @@ def test_the_prior_gate_counts_one_backward_product_where_its_features_need_no_g
     assert gated.tree.backward_flops - plain.tree.backward_flops == 2 * 6 * (2 * 8 * 4 + 5 * 32 + 2 * 32 * 4)
 
 
-def test_utilization_and_budgeted_tokens():
+def test_utilization():
     counted = cost(SMOLLM2_135M, seq_len=2048)
     per_token = counted.flops_per_token_training
-    assert counted.tokens_for(1e6 * per_token) == pytest.approx(1e6, abs=1)
     assert counted.mfu(1000, 2000 * per_token) == pytest.approx(0.5)
     assert counted.hfu(1000, 1e15) > counted.mfu(1000, 1e15)
 

@@ -1,11 +1,13 @@
 """The planner: what it derives follows the budget, what is set by hand stands, and what cannot be is refused."""
 
+import dataclasses
+
 import pytest
 
 from groundup.account import parse_budget
 from groundup.account.cost import cost
 from groundup.account.law import LossLaw
-from groundup.account.plan import make_plan
+from groundup.account.plan import final_steps, make_plan, restate
 from groundup.account.rules import SMALL_SCALE, Machine, Overrides, choose_seq_len, choose_tokens_per_step, choose_vocab_size
 from groundup.errors import UsageError
 
@@ -116,3 +118,26 @@ def test_rules_grow_with_the_budget_between_their_bounds():
         values = [rule(c) for c in budgets]
         assert values == sorted(values) and values[0] >= 256
     assert choose_seq_len(1e21) == 4096 and choose_vocab_size(1e30, 10**12) == 65_536
+
+
+def test_where_the_steps_come_from_is_a_field_and_not_a_printed_line():
+    by_clock, by_flops, by_hand = (dataclasses.replace(p, choices=()) for p in (plan("80s"), plan("1e13flop"), plan("80s", steps=7)))
+    assert [p.steps_from for p in (by_clock, by_flops, by_hand)] == ["clock", "flops", "you"]
+    assert [p.to_dict()["steps_given"] for p in (by_clock, by_flops, by_hand)] == [False, True, True]
+    assert final_steps(by_clock, 123, None) == 123 and final_steps(by_hand, 123, None) == 7
+    assert final_steps(by_flops, 123, None) == by_flops.n_steps
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_restated():
+    asked = plan("80s", vocab_size=100_000)
+    made = dataclasses.replace(asked, model=dataclasses.replace(asked.model, vocab_size=1432))
+    row = next(c for c in restate(made, 1e6) if c.name == "vocab_size")
+    assert row.value == "1,432" and "100,000" in row.why and row.source != "you"
+
+
+def test_beyond_what_runs_have_borne_out_the_plan_says_that_the_law_is_extrapolated():
+    def source(budget: str) -> set[str]:
+        return {c.source for c in plan(budget, n_bytes=1000 * MB).choices if c.name in ("d_model", "n_layers")}
+
+    assert not any("extrapolated" in s for s in source("3m"))
+    assert all("extrapolated" in s for s in source("2d"))
