@@ -184,12 +184,6 @@ def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
     if not plan.steps_given:
         why = f"what the time left holds at {plan.step_seconds * 1e3:.0f} ms a step; follows the clock until the learning rate falls"
         totals["steps"] = Choice("steps", f"{plan.n_steps:,}", why, "measured")
-    vocab_size = f"{plan.model.vocab_size:,}"
-    for choice in plan.choices:
-        if choice.name == "vocab_size" and choice.value != vocab_size:
-            totals["vocab_size"] = Choice(
-                "vocab_size", vocab_size, f"the text has no more pairs to merge, of {choice.value} asked", "exact"
-            )
     return tuple(totals.get(choice.name, choice) for choice in plan.choices)
 
 
