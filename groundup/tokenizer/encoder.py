@@ -14,8 +14,8 @@ from groundup.tokenizer.engine import N_FIELDS, NARROW_BYTES, WIDE_BYTES
 from groundup.tokenizer.merge_loops import BYTES_EACH, NONE, SHORT
 from groundup.tokenizer.scan import KINDS, MARGIN, address_of_classes, new_scratch
 
-NARROW_SETS, WIDE_SETS = 1 << 17, 1 << 13
-"""Sizes of a thread's cache: 8 MiB for short and 2 MiB for long pre-tokens."""
+NARROW_SETS, WIDE_SETS = 1 << 17, 1 << 14
+"""Sizes of a thread's cache: 8 MiB for short and as much for long pre-tokens."""
 
 SLACK = 32
 """Ids behind the last that the engine may write over."""

@@ -1,7 +1,7 @@
 """The compiled encoder: split, look each pre-token up in a cache, merge what is not there.
 
 The cache is two tables of sets of two entries, so its size never changes and nothing is ever cleared. A *narrow* entry, 32 bytes, holds a
-pre-token of at most 15 bytes and at most 4 ids; a *wide* one, 128 bytes, at most 48 bytes and 18 ids. Entries hold the pre-token itself,
+pre-token of at most 15 bytes and at most 4 ids; a *wide* one, 256 bytes, at most 120 bytes and 32 ids. Entries hold the pre-token itself,
 so what is found is what was asked for. A new entry goes to its set's second place; one that is found there changes places with the first.
 
 A chunk's pre-tokens are hashed and their sets asked for (``prefetch``) before any is looked up, so that memory is waited for once, not
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, load_int, loop, prefetch, store8, store32, store64
+from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, load_int, loop, prefetch, store32, store64
 from groundup.tokenizer.merge_loops import SHORT, merge_long, merge_short
 from groundup.tokenizer.scan import CHUNK, ENDS, MARGIN, copy_tail, split_chunk
 
@@ -22,9 +22,9 @@ from groundup.tokenizer.scan import CHUNK, ENDS, MARGIN, copy_tail, split_chunk
 ) = range(22)  # fmt: skip
 """What stands where in a state, an int64 array: addresses of tables, their sizes, and what the encoder has to say beside its ids."""
 
-NARROW_BYTES, WIDE_BYTES = 32, 128
+NARROW_BYTES, WIDE_BYTES = 32, 256
 NARROW_KEY, NARROW_IDS = 15, 4
-WIDE_KEY, WIDE_IDS = 48, 18
+WIDE_KEY, WIDE_IDS = 120, 32
 GIVEN_KIND = -1
 """In place of a pattern: the ends are given, as int32 at GIVEN."""
 
@@ -84,7 +84,7 @@ def _write_keys(source, begin, k, ends, keys, narrow, narrow_shift, wide, wide_s
             where = narrow
             if n <= WIDE_KEY:
                 low = _hash_bytes(at, n) | np.uint64(1 << 20)  # so that it is not the beginning of any wide entry
-                where = wide + (np.int64(low >> np.uint64(wide_shift)) << 8)
+                where = wide + (np.int64(low >> np.uint64(wide_shift)) << 9)
         prefetch(where)
         store64(keys + 24 * i, low)
         store64(keys + 24 * i + 8, high)
@@ -120,9 +120,10 @@ def _find_wide(entries, at, n, out):
         if not _wide_is(entries + WIDE_BYTES, at, n):
             return 0
         _swap(entries, entries + WIDE_BYTES, WIDE_BYTES)
-    for i in range(0, 4 * WIDE_IDS, 8):
-        store64(out + i, load64(entries + 56 + i))
-    return load8(entries + 1)
+    m = load8(entries + 1)
+    for i in range(0, 4 * m, 8):
+        store64(out + i, load64(entries + 8 + WIDE_KEY + i))
+    return m
 
 
 @loop
@@ -180,13 +181,14 @@ def _keep_narrow(entries, low, high, m, out):
 def _keep_wide(entries, at, n, m, out):
     """Keeps m ids of n bytes in a set."""
     entry = entries if load8(entries) == 0 else entries + WIDE_BYTES
-    for i in range(8, WIDE_BYTES, 8):
-        store64(entry + i, _ZERO)
     store64(entry, np.uint64(n | m << 8))
-    for i in range(n):
-        store8(entry + 8 + i, load8(at + i))
+    for i in range(0, n, 8):
+        word = load64(at + i)
+        if n - i < 8:
+            word &= _ALL >> np.uint64(64 - 8 * (n - i))
+        store64(entry + 8 + i, word)
     for i in range(m):
-        store32(entry + 56 + 4 * i, load32(out + 4 * i))
+        store32(entry + 8 + WIDE_KEY + 4 * i, load32(out + 4 * i))
 
 
 @loop
@@ -201,7 +203,7 @@ def _encode_other(at, n, low, high, entries, state, out):
     wide = _ZERO
     if n <= WIDE_KEY:
         mixed = low if n > NARROW_KEY else _hash_bytes(at, n)
-        wide = np.uint64(load_int(state + 8 * WIDE)) + ((mixed >> np.uint64(load_int(state + 8 * WIDE_SHIFT))) << np.uint64(8))
+        wide = np.uint64(load_int(state + 8 * WIDE)) + ((mixed >> np.uint64(load_int(state + 8 * WIDE_SHIFT))) << np.uint64(9))
         m = _find_wide(np.int64(wide), at, n, out)
         if m > 0:
             return m
