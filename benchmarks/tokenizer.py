@@ -318,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return work(given.worker, Path(given.data[0]), given.vocabulary, given.pattern)
     if given.rounds < 1 or given.megabytes <= 0:
         raise UsageError("--rounds must be at least 1 and --megabytes more than 0")
-    from groundup.screen import show_rows
+    from groundup.terminal import show_rows
 
     data = read_text(given.data, int(given.megabytes * 1e6), given.text_field)
     names = available(["groundup", *(name for name in given.contestants if name != "groundup")])

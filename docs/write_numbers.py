@@ -246,6 +246,19 @@ def pretokens() -> str:
     return table(("text", "pre-tokens", ""), [(f"`{text}`", len(cut), " ".join(f"`{piece!r}`" for piece in cut))])
 
 
+def tokenizer_speeds() -> str:
+    """Encoding and decoding beside native tokenizers, from the result file."""
+    from benchmarks.resources import RESULTS, load_result
+
+    rows = []
+    for text, result in load_result(RESULTS / "tokenizer.json").get("texts", {}).items():
+        warm, first, decode = (result["summary"][what] for what in ("warm", "first", "decode"))
+        for name, found in warm.items():
+            ratios = [f"{by[name]['over_gigatoken']:.2f}" if name in by else "" for by in (first, warm, decode)]
+            rows.append((text, name, f"{found['per_second'] / 1e6:.0f}", *ratios))
+    return table(("text", "tokenizer", "warm, MB/s", "first pass", "warm", "decoding"), rows)
+
+
 def vocabulary_cost() -> str:
     """What one pass over a megabyte costs with vocabularies of several sizes."""
     rows = []
@@ -282,6 +295,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "rehearsal": rehearsal,
     "resamples": resamples,
     "text-share": lambda: f"{TEXT_SHARE:.0%}",
+    "tokenizer-speeds": tokenizer_speeds,
     "tokenizers": tokenizers,
     "vocabulary_cost": vocabulary_cost,
     "windows": windows,
