@@ -14,6 +14,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
+from groundup.errors import UsageError
 from groundup.tokenizer.counting import Pretokens
 from groundup.tokenizer.merging import Ties, byte_order
 
@@ -258,6 +259,8 @@ class _Learner:
         ends = pretokens.ends
         lengths = np.diff(ends, prepend=0)
         n = len(pretokens.text)
+        if 3 * n >= 1 << 31:
+            raise UsageError(f"{n:,} bytes of different pre-tokens are more than training takes: give less text, or max_bytes")
         self.symbols = np.empty((n, 3), np.int32)
         self.symbols[:, SYMBOL] = pretokens.text
         self.symbols[:, NEXT] = np.arange(1, n + 1)
