@@ -208,10 +208,10 @@ def resamples() -> str:
 
 
 def rehearsal() -> str:
-    """Share of the budget that the rehearsal's steps take."""
-    from groundup.rehearsal import SHARE
+    """Share of the budget that the rehearsal's steps take, and the most that it takes."""
+    from groundup.rehearsal import MOST_S, SHARE
 
-    return f"{100 * SHARE:g} %"
+    return f"{100 * SHARE:g} %, at most {MOST_S:g} seconds,"
 
 
 # ---- tokens ----
