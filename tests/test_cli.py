@@ -179,6 +179,8 @@ def test_every_byte_of_a_text_is_scored_copies_and_blanks_too(finished, capsys):
 def test_a_run_that_nobody_works_on_is_not_called_running(finished, capsys):
     manifest = json.loads((finished / "manifest.json").read_text())
     (finished / "manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    (finished / "lock").unlink()
+    assert not runfolder.is_at_work(finished) and not (finished / "lock").exists(), "looking writes nothing"
     for holder, status in ((contextlib.nullcontext(), "stopped"), (runfolder.lock_run(finished), "running")):
         with holder:
             cli.main(["runs", ".", "--json"])

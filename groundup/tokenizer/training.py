@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from groundup.tokenizer.merging import Ties, learn
 from groundup.tokenizer.parallel import batched, map_batches, map_threads, resolve_threads
 from groundup.tokenizer.patterns import pieces, splitter, to_text
+
+if TYPE_CHECKING:
+    from groundup.tokenizer.counting import Pretokens
 
 COMPILED_BYTES = 32 << 20
 """Text from which on it is counted by compiled loops."""
@@ -58,8 +61,8 @@ def learn_merges(
     return merge_training.learn(counting.Pretokens.of(counts), n_merges, merged, ties)
 
 
-def count_by_threads(segments: Iterable[bytes], pattern: str, n_threads: int | None, progress: Callable) -> tuple:
-    """The ``counting.Pretokens`` of all segments: each thread counts in a table of its own, which are joined in the end."""
+def count_by_threads(segments: Iterable[bytes], pattern: str, n_threads: int | None, progress: Progress) -> Pretokens:
+    """The pre-tokens of all segments: each thread counts in a table of its own, which are joined in the end."""
     from groundup.tokenizer import counting
 
     mine, tables, n_bytes = threading.local(), [], 0
