@@ -33,8 +33,8 @@ from benchmarks.resources import RESULTS, ROOT, load_result, provenance, save_re
 from groundup.data import open_corpus
 from groundup.errors import GroundupError, UsageError
 from groundup.tokenizer import PATTERNS, Tokenizer
-from groundup.tokenizer.huggingface import byte_alphabet
 from groundup.tokenizer.patterns import pieces
+from groundup.tokenizer.vocabulary import byte_alphabet
 
 SLICE_BYTES = 3_000_000
 SHORT = "The quick brown fox jumps over the lazy dog, and it's 1234 times better than what you knew before it"

@@ -51,7 +51,7 @@ def _tokenizers(texts: list[bytes], vocab_size: int) -> list[bytes]:
     from tokenizers import Tokenizer as HuggingFace
     from tokenizers import models, pre_tokenizers, trainers
 
-    from groundup.tokenizer.huggingface import byte_alphabet
+    from groundup.tokenizer.vocabulary import byte_alphabet
 
     theirs = HuggingFace(models.BPE())
     theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -39,14 +39,18 @@ def write_file(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file whole: temporary name, flush, rename."""
+    """Writes a file whole: temporary name, flush, rename. What cannot be written is not there, and what was there before stays."""
     partial = path.with_name(path.name + ".partial")
-    with disk_errors(path):
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+    try:
+        with disk_errors(path):
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def settle(partial: Path, path: Path) -> None:

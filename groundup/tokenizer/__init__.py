@@ -11,8 +11,21 @@ which is the two together in plain Python. What runs is their compiled twin, wit
 ``machine``; ``encoder`` holds their memory. ``huggingface`` keeps a tokenizer in a ``tokenizer.json`` that ``tokenizers`` opens.
 """
 
+from groundup.tokenizer.added import AddedToken, Template
+from groundup.tokenizer.byte_fallback import Pieces
 from groundup.tokenizer.decoding import StreamDecoder
-from groundup.tokenizer.patterns import PATTERNS
+from groundup.tokenizer.patterns import PATTERNS, Split
 from groundup.tokenizer.tokenizer import END_OF_TEXT, Offsets, Progress, Tokenizer
 
-__all__ = ["END_OF_TEXT", "PATTERNS", "Offsets", "Progress", "StreamDecoder", "Tokenizer"]
+__all__ = [
+    "END_OF_TEXT",
+    "PATTERNS",
+    "AddedToken",
+    "Offsets",
+    "Pieces",
+    "Progress",
+    "Split",
+    "StreamDecoder",
+    "Template",
+    "Tokenizer",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -56,17 +56,20 @@ class Encoder:
     Args:
         tokens: the bytes of each ordinary id; none for an id that stands for nothing.
         pairs: ids left, right and new of each merge, int64, shape [n, 3], in order of rank.
-        pattern: a key of ``scan.KINDS``; None where pre-tokens are given.
+        byte_ids: the id of each byte by itself, int32, shape [256].
+        split: a key of ``scan.KINDS``, or what says where the pre-tokens of a text end, int64, shape [n].
         whole: whether a pre-token that is a token becomes that token even where merges make something else.
     """
 
-    def __init__(self, tokens: Sequence[bytes], pairs: np.ndarray, pattern: str | None, whole: bool) -> None:
-        byte_ids = {token: i for i, token in enumerate(tokens) if len(token) == 1}
-        self.byte_ids = np.array([byte_ids[bytes([byte])] for byte in range(256)], np.int32)
+    def __init__(
+        self, tokens: Sequence[bytes], pairs: np.ndarray, byte_ids: np.ndarray, split: str | Callable[[bytes], np.ndarray], whole: bool
+    ) -> None:
+        self.byte_ids = byte_ids
         self.pairs = new_pair_table(pairs[:, 0], pairs[:, 1], pairs[:, 2])
         self.byte_pairs = self._pairs_of_bytes(pairs)
-        self.kind = engine.GIVEN_KIND if pattern is None else KINDS[pattern]
-        self.classes = 0 if pattern is None else address_of_classes(pattern)
+        self.kind = KINDS[split] if isinstance(split, str) else engine.GIVEN_KIND
+        self.classes = address_of_classes(split) if isinstance(split, str) else 0
+        self._split = None if isinstance(split, str) else split
         self.blob = np.frombuffer(b"".join(tokens) + bytes(64), np.uint8)
         self.offsets = np.concatenate(([0], np.cumsum([len(token) for token in tokens]))).astype(np.int64)
         self.whole: np.ndarray | None = None
@@ -92,6 +95,8 @@ class Encoder:
 
     def encode(self, data: bytes | mmap.mmap, start: int, stop: int) -> np.ndarray:
         """The ids of a part of a text, uint32, shape [n]."""
+        if self._split is not None:
+            return self._thread().encode_given(data[start:stop], self._split(data[start:stop]))
         thread, n = self._thread(), stop - start
         source = _address_of(data) + start
         if n <= _BUFFER_IDS:
@@ -161,19 +166,25 @@ class _Thread:
         self._make_room(_WORK_LIMIT)
         return total + k
 
-    def encode_given(self, pretokens: Sequence[bytes]) -> np.ndarray:
-        """The ids of at most _GIVEN pre-tokens."""
-        joined = np.frombuffer(b"".join(pretokens) + bytes(MARGIN), np.uint8)
-        ends = np.cumsum([len(pretoken) for pretoken in pretokens])
-        longest = max(map(len, pretokens), default=0)
+    def encode_given(self, text: bytes, ends: np.ndarray) -> np.ndarray:
+        """The ids of a text whose pre-tokens end where ``ends`` says, int64, shape [n]."""
+        array = np.frombuffer(text + bytes(MARGIN), np.uint8)
+        longest = int(np.diff(ends, prepend=0).max(initial=0))
         if longest > self._state[engine.WORK_LIMIT]:
             self._make_room(longest)
-        self._ends[: ends.size] = ends
+        out = np.empty(len(text) + SLACK, np.uint32)
         self._state[engine.KIND] = engine.GIVEN_KIND
-        out = np.empty(joined.size + SLACK, np.uint32)
-        k = engine.encode(joined.ctypes.data, ends.size, self._address, out.ctypes.data)
+        total = begin = 0
+        for first in range(0, ends.size, _GIVEN):
+            some = ends[first : first + _GIVEN]
+            self._ends[: some.size] = some - begin
+            total += engine.encode(array.ctypes.data + begin, some.size, self._address, out.ctypes.data + 4 * total)
+            begin = int(some[-1])
         self._state[engine.KIND] = self._shared.kind
-        return out[:k].copy()
+        if longest > _WORK_LIMIT:
+            self._make_room(_WORK_LIMIT)
+        out.resize(total, refcheck=False)
+        return out
 
 
 def decode(ids: np.ndarray, blob: np.ndarray, offsets: np.ndarray) -> bytes:
@@ -208,8 +219,9 @@ def _seed(thread: _Thread, tokens: Sequence[bytes]) -> list[int]:
     unmade = []
     for i in range(0, len(order), _GIVEN):
         some = order[i : i + _GIVEN]
-        if thread.encode_given([tokens[token] for token in some]).size > len(some):
-            unmade += [token for token in some if thread.encode_given([tokens[token]]).size > 1]
+        pretokens = [tokens[token] for token in some]
+        if thread.encode_given(b"".join(pretokens), np.cumsum([len(pretoken) for pretoken in pretokens])).size > len(some):
+            unmade += [token for token in some if thread.encode_given(tokens[token], np.array([len(tokens[token])])).size > 1]
     return unmade
 
 

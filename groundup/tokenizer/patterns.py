@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import groupby
 from mmap import mmap
+from typing import Literal
 
+import numpy as np
 import regex
 
 from groundup.errors import UsageError
@@ -63,27 +68,98 @@ _ASCII_MEMBERS = {
     "Lo": "",
     "M": "",
 }
-_CUT = re.compile(rb"(?:[A-Za-z]|[\xd0\xd1][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2})(?=[ \t\r\n])")  # Latin, Cyrillic, U+5000..8FFF
+CUT_AT_WHITE_SPACE = re.compile(rb"(?:[A-Za-z]|[\xd0\xd1][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2})(?=[ \t\r\n])")
+"""A letter (Latin, Cyrillic, U+5000..8FFF) before ASCII white space, where every pattern here ends a pre-token, whatever stands around:
+letters look at nothing that follows, and what follows looks at nothing before."""
+
+CUT_AT_SPACE = re.compile(rb"[!-~](?= )")
+"""A visible character of ASCII before a space."""
 
 
-def check_pattern(pattern: str) -> str:
-    """Returns the name of a known pattern unchanged; raises UsageError for another."""
-    if pattern not in PATTERNS:
-        raise UsageError(f"pattern {pattern!r} is not known: choose one of {', '.join(PATTERNS)}")
+@dataclass(frozen=True)
+class Split:
+    """A step of pre-tokenization: matches and what is between them, each a pre-token (``Split`` of Hugging Face's ``tokenizers``)."""
+
+    expression: str
+    """What matches, as the ``regex`` module reads it."""
+    behavior: Literal["isolated", "contiguous", "merged_with_previous", "merged_with_next"] = "isolated"
+    """Whether matches stand alone, run together, or join what is before or behind them."""
+    invert: bool = False
+    """Whether matches and what is between them change places."""
+
+
+Pattern = str | tuple[Split, ...]
+"""How a text is cut into pre-tokens: a key of ``PATTERNS``, a regular expression, or steps, each cutting what the one before left."""
+
+
+def check_pattern(pattern: Pattern) -> Pattern:
+    """Returns a pattern unchanged, and says once that it is slow where nothing is compiled for it.
+
+    Raises UsageError for an unknown name, and for what is no regular expression.
+    """
+    if isinstance(pattern, str) and pattern in PATTERNS:
+        return pattern
+    if isinstance(pattern, str) and re.fullmatch(r"[\w-]*", pattern):
+        raise UsageError(f"pattern {pattern!r} is not known: choose one of {', '.join(PATTERNS)}, or give a regular expression")
+    for step in (pattern,) if isinstance(pattern, str) else pattern:
+        expression = step if isinstance(step, str) else step.expression
+        try:
+            regex.compile(expression)
+        except regex.error as error:
+            raise UsageError(f"pattern {expression!r} is no regular expression ({error}): mend it") from error
+    _say_that_it_is_slow()
     return pattern
 
 
+@lru_cache(maxsize=1)
+def _say_that_it_is_slow() -> None:
+    print(f"this pattern goes through the regex module, slower than {', '.join(PATTERNS)}, which are compiled", file=sys.stderr)
+
+
 @lru_cache
-def splitter(pattern: str) -> Callable[[str], list[str]]:
+def splitter(pattern: Pattern) -> Callable[[str], list[str]]:
     """Returns the function that splits a text into its pre-tokens; joined, they are the text again.
 
     A text of ASCII alone goes through the standard ``re`` with the same pattern spelled for ASCII: equal pre-tokens in half the time.
     What is a letter, a number or a space is as in the version of Unicode that the installed ``regex`` follows.
+    What a regular expression of the user's leaves unmatched is a pre-token too.
     """
-    expression = PATTERNS[check_pattern(pattern)]
+    if check_pattern(pattern) not in PATTERNS:
+        return partial(_split_by_steps, (Split(pattern),) if isinstance(pattern, str) else pattern)
+    expression = PATTERNS[pattern]
     split = regex.compile(expression).findall
     split_ascii = re.compile(_spelled_for_ascii(expression), re.ASCII).findall
     return lambda text: split_ascii(text) if text.isascii() else split(text)
+
+
+def _split_by_steps(steps: tuple[Split, ...], text: str) -> list[str]:
+    pretokens = [text]
+    for step in steps:
+        pretokens = [part for pretoken in pretokens for part in _split_by(step, pretoken)]
+    return pretokens
+
+
+def _split_by(step: Split, text: str) -> list[str]:
+    """The pre-tokens that one step makes."""
+    spans: list[tuple[int, int, bool]] = []
+    at = 0
+    for match in regex.compile(step.expression).finditer(text):
+        if match.end() > match.start():
+            spans += [(at, match.start(), step.invert), (match.start(), match.end(), not step.invert)]
+            at = match.end()
+    spans = [span for span in (*spans, (at, len(text), step.invert)) if span[0] < span[1]]
+    if not spans:
+        return []
+    if step.behavior == "contiguous":
+        groups = [list(group) for _, group in groupby(spans, key=lambda span: span[2])]
+        return [text[group[0][0] : group[-1][1]] for group in groups]
+    if step.behavior == "merged_with_previous":
+        starts = [begin for i, (begin, _, matched) in enumerate(spans) if not (matched and i > 0 and not spans[i - 1][2])]
+    elif step.behavior == "merged_with_next":
+        starts = [begin for i, (begin, _, matched) in enumerate(spans) if matched or i == 0 or not spans[i - 1][2]]
+    else:
+        starts = [begin for begin, _, _ in spans]
+    return [text[begin:end] for begin, end in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
 def _spelled_for_ascii(expression: str) -> str:
@@ -104,18 +180,32 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def cuts(text: bytes | mmap, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+def cuts(
+    text: bytes | mmap, start: int, stop: int, size: int, cut_at: re.Pattern[bytes] | None = CUT_AT_WHITE_SPACE
+) -> Iterator[tuple[int, int]]:
     """Cuts part of a text into pieces of about ``size`` bytes that pre-tokenize as the whole does; yields where each begins and ends.
 
-    Every pattern here ends a pre-token between a letter and ASCII white space, whatever stands around them: letters look at nothing that
-    follows, and what follows looks at nothing before. A text without such a place is not cut. Nothing is one empty piece.
+    ``cut_at`` matches the last character before a place to cut. A text without such a place is not cut. Nothing is one empty piece.
     """
-    while (cut := _CUT.search(text, min(start + size, stop), stop)) is not None:
+    while cut_at is not None and (cut := cut_at.search(text, min(start + size, stop), stop)) is not None:
         yield start, cut.end()
         start = cut.end()
     yield start, stop
 
 
-def pieces(text: bytes, size: int) -> Iterator[bytes]:
+def pieces(text: bytes, size: int, cut_at: re.Pattern[bytes] | None = CUT_AT_WHITE_SPACE) -> Iterator[bytes]:
     """The pieces that ``cuts`` cuts a text into."""
-    return (text[start:stop] for start, stop in cuts(text, 0, len(text), size))
+    return (text[start:stop] for start, stop in cuts(text, 0, len(text), size, cut_at))
+
+
+def pretoken_ends_of(pattern: Pattern) -> str | Callable[[bytes], np.ndarray]:
+    """The name of a pattern, or what says where a text's pre-tokens end, in bytes, int64, shape [n]."""
+    if pattern in PATTERNS:
+        return pattern
+    split = splitter(pattern)
+    return lambda data: np.cumsum([len(to_bytes(pretoken)) for pretoken in split(to_text(data))], dtype=np.int64)
+
+
+def cut_at(pattern: Pattern) -> re.Pattern[bytes] | None:
+    """Where a text may be cut that is to be split by a pattern; None where nothing is known of it."""
+    return CUT_AT_WHITE_SPACE if pattern in PATTERNS else None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-import mmap
-import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import astuple
 from functools import cached_property, lru_cache
-from itertools import chain, islice, takewhile
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -21,14 +20,17 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from groundup.errors import UsageError
-from groundup.tokenizer import huggingface
+from groundup.tokenizer.added import AddedToken, Template, any_of, search
+from groundup.tokenizer.byte_fallback import PieceCutter, Pieces, PieceVocabulary
 from groundup.tokenizer.decoding import StreamDecoder
 from groundup.tokenizer.idfile import mapped, write_ids
 from groundup.tokenizer.merging import MAX_VOCAB_SIZE, Ties
+from groundup.tokenizer.normalizing import Normalizer
 from groundup.tokenizer.parallel import batched, map_threads, resolve_threads
-from groundup.tokenizer.patterns import check_pattern, cuts, pieces
+from groundup.tokenizer.patterns import CUT_AT_SPACE, Pattern, check_pattern, cut_at, pieces, pretoken_ends_of
+from groundup.tokenizer.segments import Part, Segmenter, Text
 from groundup.tokenizer.training import Progress, learn_merges
-from groundup.tokenizer.vocabulary import Vocabulary
+from groundup.tokenizer.vocabulary import Special, Vocabulary
 
 if TYPE_CHECKING:
     from groundup.tokenizer.encoder import Encoder
@@ -39,23 +41,12 @@ END_OF_TEXT = "<|endoftext|>"
 Some = Collection[str] | Literal["all"]
 """A choice of special tokens: by name, or all."""
 
-Text = bytes | mmap.mmap
-
 _PIECE_BYTES = 1 << 19  # of a long text, for a thread at a time
 _SAMPLE_BYTES = 1 << 14
 _BATCH_BYTES = 1 << 19
 _CALL_BYTES = 256  # that could be encoded in the time that a call takes
 _NONE: frozenset[str] = frozenset()
 _FEW = 64  # ids that are decoded sooner than compiled code is called
-
-
-class Part(NamedTuple):
-    """A stretch of a text, ordinary unless it has an id of its own."""
-
-    data: Text
-    start: int
-    stop: int
-    token: int | None = None
 
 
 class Offsets(NamedTuple):
@@ -70,53 +61,79 @@ class Offsets(NamedTuple):
 
 
 class Tokenizer:
-    """Byte-level BPE. By default ids 0..255 are the bytes in order, then come the merges in the order learned, the special tokens last.
+    """BPE of bytes, or of characters that fall back to bytes, with special tokens.
+
+    By default ids 0..255 are the bytes in order, then come the merges in the order learned, the special tokens last.
 
     Args:
         merges: pairs of ids in order of rank, the k-th making id 256 + k; with a vocabulary, the token that its two are together; None for
             tiktoken's rule, by which any two neighbours merge that are a token of the vocabulary together, the lowest id first.
         special_tokens: texts that are one token each, matched before anything else; of two that fit, the longer. Their ids too, or they
-            follow the others.
-        pattern: name of the pre-tokenization pattern, a key of ``PATTERNS``.
+            follow the others; or ``AddedToken`` each, which can be found always, or with the white space around them.
+        pattern: how a text is cut before merging: a key of ``PATTERNS``, a regular expression, or several steps. With pieces it is not
+            used: they are cut at spaces.
         vocabulary: the bytes of each id, where ids are not as above; none for an id that stands for nothing or for a special token.
+            Or ``Pieces``, for characters with byte fallback.
         whole: whether a pre-token that is a token becomes that token, whatever merges make of it (``ignore_merges`` in a tokenizer.json);
             by default only under tiktoken's rule.
+        normalizer: what is done to a text first; with it, bytes counted and decoded are those of the text after it.
+        template: ids that ``encode(..., add_special_tokens=True)`` puts around a text.
 
     Raises UsageError for a pattern, token, merge or special token that makes no sense, naming it.
     """
 
-    pattern: str
-    """Name of the pre-tokenization pattern."""
+    pattern: Pattern
+    """How a text is cut into pre-tokens."""
     merges: list[tuple[int, int]] | None
     """Pairs of ids, in order of rank."""
     special_tokens: dict[str, int]
     """Id by text."""
+    added_tokens: list[AddedToken]
+    """Those, and others that are found always."""
     token_bytes: list[bytes]
     """The bytes each id stands for; a special token's are its text."""
 
     def __init__(
         self,
         merges: Sequence[tuple[int, int]] | None,
-        special_tokens: Sequence[str] | Mapping[str, int] = (END_OF_TEXT,),
-        pattern: str = "gpt2",
+        special_tokens: Special = (END_OF_TEXT,),
+        pattern: Pattern = "gpt2",
         *,
-        vocabulary: Sequence[bytes] | None = None,
+        vocabulary: Sequence[bytes] | Pieces | None = None,
         whole: bool | None = None,
+        normalizer: Normalizer | None = None,
+        template: Template | None = None,
     ) -> None:
-        self.pattern = check_pattern(pattern)
-        self._vocabulary = Vocabulary(merges, special_tokens, vocabulary)
-        self._pairs = self._vocabulary.pairs()
-        self._given = None if vocabulary is None else list(vocabulary)
-        self._whole = self._vocabulary.merges is None if whole is None else whole
-        self.merges, self.special_tokens = self._vocabulary.merges, self._vocabulary.special_tokens
-        self.token_bytes = self._vocabulary.token_bytes
-        if vocabulary is None:
-            names = set(huggingface.token_names(self._vocabulary.merges))
-            if taken := [token for token in special_tokens if token in names]:
+        self.pattern, self.normalizer, self.template = check_pattern(pattern), normalizer, template or Template()
+        self.pieces = vocabulary if isinstance(vocabulary, Pieces) else None
+        if self.pieces is not None:
+            self.vocabulary: Vocabulary = PieceVocabulary(merges, special_tokens, self.pieces)
+        else:
+            self.vocabulary = Vocabulary(merges, special_tokens, vocabulary)
+        self.pairs = self.vocabulary.pairs()
+        self.whole = self.pieces is None and self.vocabulary.merges is None if whole is None else whole
+        self._given = vocabulary if vocabulary is None or self.pieces else list(vocabulary)
+        self.merges, self.special_tokens = self.vocabulary.merges, self.vocabulary.special_tokens
+        self.added_tokens, self.token_bytes = self.vocabulary.added_tokens, self.vocabulary.token_bytes
+        self._cutter = None if self.pieces is None else PieceCutter(self.vocabulary, self.pieces)
+        where = cut_at(pattern) if self._cutter is None else CUT_AT_SPACE if self._cutter.at_spaces else None
+        self._segmenter = Segmenter(self.added_tokens, normalizer, self.pieces, where)
+        self._check()
+
+    def _check(self) -> None:
+        """Raises UsageError for what does not go together."""
+        if self._given is None:
+            names = set(self.vocabulary.names())
+            if taken := [token for token in self.special_tokens if token in names]:
                 raise UsageError(f"special token {taken[0]!r} is also an ordinary token: choose a text such as '<|{taken[0]}|>'")
+        if self.pieces is not None and self.whole:
+            raise UsageError("pieces are made by merges alone: whole is for pre-tokens of bytes")
+        if outside := [token for token in (*self.template.before, *self.template.behind) if not 0 <= token < self.vocab_size]:
+            raise UsageError(f"the template has id {outside[0]}, which is outside this tokenizer's 0..{self.vocab_size - 1}")
 
     def __reduce__(self) -> tuple:
-        return _rebuilt, (self.merges, self.special_tokens, self.pattern, self._given, self._whole)
+        given = {"merges": self.merges, "special_tokens": self.added_tokens, "pattern": self.pattern, "vocabulary": self._given}
+        return _rebuilt, (given | {"whole": self.whole, "normalizer": self.normalizer, "template": self.template},)
 
     def __repr__(self) -> str:
         return f"Tokenizer(vocab_size={self.vocab_size}, pattern={self.pattern!r}, special_tokens={list(self.special_tokens)})"
@@ -127,7 +144,7 @@ class Tokenizer:
         texts: Iterable[bytes | str],
         vocab_size: int,
         *,
-        pattern: str = "gpt2",
+        pattern: Pattern = "gpt2",
         special_tokens: Sequence[str] = (END_OF_TEXT,),
         ties: Ties = "greatest",
         n_workers: int | None = None,
@@ -161,7 +178,7 @@ class Tokenizer:
             least = 256 + len(special_tokens)
             raise UsageError(f"vocab_size is {vocab_size}: ask for {least} (256 bytes and the special tokens) to {MAX_VOCAB_SIZE}")
         report = progress or (lambda stage, done, total: None)
-        separator = _any_of(special_tokens)
+        separator = any_of(special_tokens)
         segments = chain.from_iterable(separator.split(_as_bytes(text)) if special_tokens else [_as_bytes(text)] for text in texts)
         if max_bytes is not None:
             segments = _sample(chain.from_iterable(pieces(segment, _SAMPLE_BYTES) for segment in segments), max_bytes)
@@ -171,20 +188,34 @@ class Tokenizer:
         return cls(merges, special_tokens, pattern)
 
     @classmethod
-    def load(cls, path: str | PathLike[str]) -> Tokenizer:
-        """Reads a ``tokenizer.json``, or the one in a folder; see ``huggingface.read`` for what it takes and raises."""
-        path = Path(path)
-        return cls(*huggingface.read(path / "tokenizer.json" if path.is_dir() else path))
+    def load(cls, path: str | PathLike[str], *, pattern: Pattern | None = None, special_tokens: Special | None = None) -> Tokenizer:
+        """Reads a tokenizer from a file, or from what a folder holds.
+
+        Files: ``tokenizer.json`` (Hugging Face), ``*.tiktoken``, ``vocab.json`` with ``merges.txt`` beside it (GPT-2), ``*.model``
+        (SentencePiece BPE with byte fallback). See ``formats`` for what is supported; anything else is an error that names it.
+
+        Args:
+            pattern: for a format that does not say it (``.tiktoken`` of an unknown name, ``vocab.json``).
+            special_tokens: likewise.
+        """
+        from groundup.tokenizer import formats
+
+        arguments = formats.read(Path(path), pattern, special_tokens)
+        try:
+            return cls(**arguments)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes a ``tokenizer.json`` that Hugging Face's ``tokenizers`` opens and encodes alike; into a folder, under that name."""
-        path = Path(path)
-        if self._given is not None:
-            raise UsageError(
-                f"{path}: only a tokenizer whose ids are the bytes in order, then its merges, can be written as tokenizer.json"
-            )
-        parts = huggingface.Parts(self.merges, list(self.special_tokens), self.pattern)
-        huggingface.write(parts, path / "tokenizer.json" if path.is_dir() else path)
+        """Writes a ``tokenizer.json`` that Hugging Face's ``tokenizers`` opens and encodes alike; into a folder, under that name.
+
+        A path that ends in ``.tiktoken`` is written in tiktoken's format, one that ends in ``vocab.json`` in GPT-2's, with ``merges.txt``
+        beside it. Each is whole or not there. Raises UsageError for a tokenizer that the format cannot hold, GroundupError for a path
+        that cannot be written.
+        """
+        from groundup.tokenizer import formats
+
+        formats.write(self, Path(path))
 
     @property
     def vocab_size(self) -> int:
@@ -202,12 +233,19 @@ class Tokenizer:
     def hash(self) -> str:
         """SHA-256, in hexadecimal, of all that decides the ids: merges, special tokens, pattern."""
         parts: list = [self.merges, list(self.special_tokens), self.pattern]
-        if self._given is not None:
-            parts += [[token.hex() for token in self._given], list(self.special_tokens.values()), self._whole]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        if self._given is not None or self.normalizer or any(added != AddedToken(added.text, added.id) for added in self.added_tokens):
+            given = None if self._given is None else astuple(self.pieces) if self.pieces else [token.hex() for token in self._given]
+            parts += [given, [astuple(added) for added in self.added_tokens], self.whole, self.normalizer]
+        return hashlib.sha256(json.dumps(parts, default=astuple).encode()).hexdigest()
 
     def encode(
-        self, text: str | bytes, *, allowed_special: Some = (), disallowed_special: Some = "all", n_workers: int | None = None
+        self,
+        text: str | bytes,
+        *,
+        allowed_special: Some = (),
+        disallowed_special: Some = "all",
+        add_special_tokens: bool = False,
+        n_workers: int | None = None,
     ) -> np.ndarray:
         """The ids of a text, uint32, shape [n].
 
@@ -216,15 +254,18 @@ class Tokenizer:
         Args:
             allowed_special: special tokens to recognize in the text.
             disallowed_special: special tokens whose text is an error, less those allowed; what is in neither is ordinary text.
+            add_special_tokens: whether the model's ``template`` is put around them.
             n_workers: threads that share a long text; by default one a core.
 
         Raises UsageError where a disallowed special token stands in the text: text from outside must not pass for a control token.
         """
         data = _as_bytes(text)
         parts = self._parts(data, allowed_special, disallowed_special)
-        if len(data) < _PIECE_BYTES and not allowed_special:
-            return self._encoder.encode(data, 0, len(data))
-        return self._encode_parts(list(parts), n_workers)
+        if len(data) < _PIECE_BYTES and not allowed_special and self._segmenter.is_plain:
+            ids = self._encode(data, 0, len(data))
+        else:
+            ids = self._encode_parts(list(parts), n_workers)
+        return self._around(ids) if add_special_tokens else ids
 
     def encode_ordinary(self, text: str | bytes, *, n_workers: int | None = None) -> np.ndarray:
         """The ids of a text, uint32, shape [n], special tokens' texts taken as ordinary: for training data."""
@@ -236,10 +277,15 @@ class Tokenizer:
         A byte of invalid UTF-8 between 0x80 and 0xBF counts as a part of the character before it.
         """
         data = _as_bytes(text)
-        ids = self._encode_parts(list(self._parts(data, allowed_special, disallowed_special)), None)
-        ends = np.cumsum(self._lengths[ids])
-        starts = np.concatenate((ends[:0], ends - self._lengths[ids]))
-        array = np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8)
+        parts = list(self._parts(data, allowed_special, disallowed_special))
+        encoded = list(map(self._encode_one, parts))
+        found = [
+            part.origins(part.start + np.cumsum(self._lengths[ids]) if part.token is None else np.array([part.stop]))
+            for part, ids in zip(parts, encoded, strict=True)
+        ]
+        ids = np.concatenate(encoded)
+        starts, ends = (np.concatenate(places).astype(np.int64) for places in zip(*found, strict=True))
+        array = np.frombuffer(data, np.uint8)
         characters = np.concatenate(([0], np.cumsum((array & 0xC0) != 0x80)))  # that have begun before each byte
         first = np.maximum(characters[np.minimum(starts + 1, array.size)] - 1, 0)
         return Offsets(ids, np.stack((starts, ends), axis=1), np.stack((first, characters[ends]), axis=1))
@@ -250,6 +296,7 @@ class Tokenizer:
         *,
         allowed_special: Some = (),
         disallowed_special: Some = "all",
+        add_special_tokens: bool = False,
         n_workers: int | None = None,
     ) -> Iterator[np.ndarray]:
         """Yields what ``encode`` gives for each text, in order and bounded memory, by ``n_workers`` threads, one a core by default.
@@ -269,7 +316,8 @@ class Tokenizer:
         encoded = chain.from_iterable(map_threads(lambda parts: list(map(encode_one, parts)), batches, resolve_threads(n_workers)))
         for first in encoded:
             rest = list(islice(encoded, lengths.popleft() - 1))
-            yield np.concatenate([first, *rest]) if rest else first
+            ids = np.concatenate([first, *rest]) if rest else first
+            yield self._around(ids) if add_special_tokens else ids
 
     def encode_batch(
         self,
@@ -277,10 +325,11 @@ class Tokenizer:
         *,
         allowed_special: Some = (),
         disallowed_special: Some = "all",
+        add_special_tokens: bool = False,
         n_workers: int | None = None,
     ) -> list[np.ndarray]:
         """``encode_iterable`` as a list."""
-        chosen = {"allowed_special": allowed_special, "disallowed_special": disallowed_special}
+        chosen = {"allowed_special": allowed_special, "disallowed_special": disallowed_special, "add_special_tokens": add_special_tokens}
         return list(self.encode_iterable(texts, **chosen, n_workers=n_workers))
 
     def encode_ordinary_batch(self, texts: Iterable[str | bytes], *, n_workers: int | None = None) -> list[np.ndarray]:
@@ -317,7 +366,18 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
-        """The bytes of some ids, exactly; special tokens give their text. Raises UsageError for an id out of range."""
+        """The bytes of some ids, exactly; special tokens give their text. Raises UsageError for an id out of range.
+
+        A tokenizer that puts a space before a text takes it away again.
+        """
+        data = self._joined(ids)
+        return data[1:] if self._drops_space and data.startswith(b" ") else data
+
+    @property
+    def _drops_space(self) -> bool:
+        return self.pieces is not None and self.pieces.prefix != "never"
+
+    def _joined(self, ids: Sequence[int] | np.ndarray) -> bytes:
         array = self._checked(ids)
         if array.size < _FEW:
             return b"".join(map(self.token_bytes.__getitem__, array.tolist()))
@@ -325,7 +385,7 @@ class Tokenizer:
 
     def decoder(self) -> StreamDecoder:
         """A decoder for ids that arrive one by one."""
-        return StreamDecoder(self.decode_bytes)
+        return StreamDecoder(self._joined, self._drops_space)
 
     def n_bytes(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """How many bytes of source text each id stands for, int64, in the shape of ``ids``; special tokens stand for none.
@@ -351,7 +411,8 @@ class Tokenizer:
 
     @cached_property
     def _encoder(self) -> Encoder:
-        return compiled_room().Encoder(self._vocabulary.ordinary, self._pairs, self.pattern, self._whole)
+        split: str | Callable[[bytes], np.ndarray] = self._cutter.ends if self._cutter is not None else pretoken_ends_of(self.pattern)
+        return compiled_room().Encoder(self.vocabulary.ordinary, self.pairs, self.vocabulary.byte_ids, split, self.whole)
 
     @cached_property
     def _without_meaning(self) -> np.ndarray | None:
@@ -373,32 +434,16 @@ class Tokenizer:
         return array
 
     def _parts(self, data: Text, allowed_special: Some, disallowed_special: Some) -> Iterator[Part]:
-        """Yields a text's pieces and its special tokens, after the check for disallowed ones."""
+        """Yields a text's parts and the added tokens in it, after the check for disallowed ones."""
         allowed = self._chosen(allowed_special) if allowed_special else _NONE
         disallowed = self._chosen(disallowed_special) - allowed if disallowed_special else _NONE
-        if disallowed and (found := self._search(disallowed, data, 0)):
+        if disallowed and (found := search(disallowed, data, 0, len(data))):
             name = found[0].decode()
             raise UsageError(
                 f"the text holds the special token {name!r} at byte {found.start()}: "
                 f"pass allowed_special={{{name!r}}} to make it that token, or disallowed_special=() to take it as ordinary text"
             )
-        return self._cut(data, allowed)
-
-    def _cut(self, data: Text, allowed: frozenset[str]) -> Iterator[Part]:
-        start = 0
-        while allowed and (found := self._search(allowed, data, start)):
-            if found.start() > start:
-                yield from (Part(data, *ends) for ends in cuts(data, start, found.start(), _PIECE_BYTES))
-            yield Part(data, found.start(), found.end(), self.special_tokens[found[0].decode()])
-            start = found.end()
-        if start < len(data) or start == 0:
-            yield from (Part(data, *ends) for ends in cuts(data, start, len(data), _PIECE_BYTES))
-
-    def _search(self, special_tokens: frozenset[str], data: Text, start: int) -> re.Match[bytes] | None:
-        """The first of these special tokens from ``start`` on; where it cannot be is passed over by what all of them begin with."""
-        beginning, any_of = _searcher(special_tokens)
-        at = data.find(beginning, start)
-        return None if at < 0 else any_of.search(data, at)
+        return self._segmenter.parts(data, allowed, _PIECE_BYTES)
 
     def _chosen(self, choice: Some) -> frozenset[str]:
         if choice == "all":
@@ -416,7 +461,14 @@ class Tokenizer:
     def _encode_one(self, part: Part) -> np.ndarray:
         if part.token is not None:
             return np.array([part.token], np.uint32)
-        return self._encoder.encode(part.data, part.start, part.stop)
+        return self._encode(part.data, part.start, part.stop)
+
+    def _encode(self, data: Text, start: int, stop: int) -> np.ndarray:
+        ids = self._encoder.encode(data, start, stop)
+        return ids if self._cutter is None else self._cutter.take_apart(ids)
+
+    def _around(self, ids: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.array(self.template.before, np.uint32), ids, np.array(self.template.behind, np.uint32)])
 
     def _encode_parts(self, parts: list[Part], n_workers: int | None) -> np.ndarray:
         """All ids of all parts. Each is written where the last one was, and then copied twice: new memory would cost more."""
@@ -426,10 +478,8 @@ class Tokenizer:
         return np.concatenate(list(map_threads(self._encode_one, parts, n_threads)))
 
 
-def _rebuilt(
-    merges: list[tuple[int, int]] | None, special_tokens: dict[str, int], pattern: str, vocabulary: list[bytes] | None, whole: bool
-) -> Tokenizer:
-    return Tokenizer(merges, special_tokens, pattern, vocabulary=vocabulary, whole=whole)
+def _rebuilt(made_of: dict) -> Tokenizer:
+    return Tokenizer(**made_of)
 
 
 @lru_cache(maxsize=1)
@@ -455,19 +505,6 @@ def _as_bytes(text: str | bytes) -> bytes:
         return text.encode()
     except UnicodeEncodeError:  # lone surrogates become U+FFFD, pairs of them the character they stand for
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
-
-@lru_cache(maxsize=64)
-def _searcher(special_tokens: frozenset[str]) -> tuple[bytes, re.Pattern[bytes]]:
-    """What all of the special tokens begin with, and what matches any of them."""
-    first, last = min(special_tokens), max(special_tokens)
-    shared = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    return "".join(a for a, _ in shared).encode(), _any_of(special_tokens)
-
-
-def _any_of(special_tokens: Collection[str]) -> re.Pattern[bytes]:
-    """Matches any of the special tokens, the longest that fits."""
-    return re.compile(b"|".join(re.escape(token.encode()) for token in sorted(special_tokens, key=len, reverse=True)))
 
 
 def _sample(blocks: Iterable[bytes], max_bytes: int) -> list[bytes]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from groundup.tokenizer.merging import Ties, learn
 from groundup.tokenizer.parallel import batched, map_batches, map_threads, resolve_threads
-from groundup.tokenizer.patterns import pieces, splitter, to_text
+from groundup.tokenizer.patterns import PATTERNS, Pattern, cut_at, pieces, splitter, to_text
 
 if TYPE_CHECKING:
     from groundup.tokenizer.counting import Pretokens
@@ -36,18 +36,18 @@ class Progress(Protocol):
 
 
 def learn_merges(
-    segments: Iterable[bytes], pattern: str, n_merges: int, *, ties: Ties, n_workers: int | None, progress: Progress
+    segments: Iterable[bytes], pattern: Pattern, n_merges: int, *, ties: Ties, n_workers: int | None, progress: Progress
 ) -> list[tuple[int, int]] | None:
     """Up to n_merges merges of the pre-tokens of all segments, as pairs of ids; None where there is no pre-token."""
     merged = partial(progress, "merge")
-    few, more = _first(segments, COMPILED_BYTES)
+    few, more = _first(segments, COMPILED_BYTES) if pattern in PATTERNS else (segments, None)
     if more is not None:
         from groundup.tokenizer import merge_training  # here, for numba takes half a second to import
 
         return merge_training.learn(count_by_threads(chain(few, more), pattern, n_workers, progress), n_merges, merged, ties)
     counts: Counter[str] = Counter()
     n_bytes = 0
-    parts = chain.from_iterable(pieces(segment, PLAIN_PIECE) for segment in few)
+    parts = chain.from_iterable(pieces(segment, PLAIN_PIECE, cut_at(pattern)) for segment in few)
     for batch_counts, batch_bytes in map_batches(partial(_count, pattern), batched(parts, BATCH_BYTES, len), n_workers):
         counts.update(batch_counts)
         n_bytes += batch_bytes
@@ -96,7 +96,7 @@ def _first(segments: Iterable[bytes], n_bytes: int) -> tuple[list[bytes], Iterat
     return few, None
 
 
-def _count(pattern: str, texts: list[bytes]) -> tuple[Counter[str], int]:
+def _count(pattern: Pattern, texts: list[bytes]) -> tuple[Counter[str], int]:
     """How often each pre-token occurs in some texts, and how many bytes these have."""
     split = splitter(pattern)
     counts: Counter[str] = Counter()

@@ -2,11 +2,13 @@
 
 import pytest
 import regex
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.errors import UsageError
-from groundup.tokenizer.patterns import PATTERNS, pieces, splitter, to_bytes, to_text
+from groundup.tokenizer import Tokenizer
+from groundup.tokenizer.patterns import PATTERNS, _say_that_it_is_slow, pieces, splitter, to_bytes, to_text
+from groundup.tokenizer.reference import ReferenceTokenizer
 
 NAMES = st.sampled_from(sorted(PATTERNS))
 CODE = st.text(alphabet="aZſé中1٣ '\"!/_.\t\n\r\x1c\x85\u3000\u0301sS😀", max_size=40)
@@ -53,3 +55,25 @@ def test_what_each_pattern_is_known_for(pattern: str, expected: list[str]) -> No
 def test_unknown_pattern_is_named() -> None:
     with pytest.raises(UsageError, match=r"'gpt9' is not known.*gpt2"):
         splitter("gpt9")
+
+
+OWN = [Tokenizer([(97, 98), (256, 99)], pattern=expression) for expression in (r"\w+|\s+", r"[a-z]{2}", r"\p{Lu}?\p{L}+", r"x*")]
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.one_of(st.text(), st.text(alphabet="abcx é")), tokenizer=st.sampled_from(OWN))
+def test_a_regular_expression_of_ones_own_loses_nothing(text: str, tokenizer: Tokenizer) -> None:
+    pretokens = splitter(tokenizer.pattern)(text)
+    assert "".join(pretokens) == text and "" not in pretokens
+    ids = tokenizer.encode_ordinary(text)
+    assert tokenizer.decode(ids) == text
+    assert ids.tolist() == ReferenceTokenizer(tokenizer.merges, tokenizer.pattern).encode_ordinary(text.encode()).tolist()
+
+
+def test_a_tokenizer_is_trained_with_an_expression_of_ones_own(capfd: pytest.CaptureFixture[str]) -> None:
+    _say_that_it_is_slow.cache_clear()
+    tokenizer = Tokenizer.train(["abab ab", "ab12"] * 4, 258, pattern=r"\p{L}+|\s|\d", n_workers=1)
+    assert tokenizer.merges == [(97, 98)]
+    assert capfd.readouterr().err.count("goes through the regex module") == 1
+    with pytest.raises(UsageError, match="is no regular expression"):
+        Tokenizer([], pattern="(a")
