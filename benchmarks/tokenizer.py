@@ -100,20 +100,36 @@ def _fastokens(vocabulary: Path, pattern: str) -> Contestant:
     return Contestant(lambda data: np.array(tokenizer.encode(data.decode()).ids), None, tokenizer.encode)
 
 
+def _toktok(vocabulary: Path, pattern: str) -> Contestant:
+    import toktok
+
+    tokenizer = toktok._encoding(TOKTOK_VOCABULARIES[vocabulary.stem])
+    return Contestant(
+        lambda data: tokenizer.encode_to_numpy(data.decode(), disallowed_special=()),
+        lambda ids: tokenizer.decode_bytes(ids.tolist()),
+        tokenizer.encode_to_numpy,
+    )
+
+
+TOKTOK_VOCABULARIES = {name: name for name in ("cl100k_base", "o200k_base")}
+"""Files by name whose tokens toktok has built in; it takes no other vocabulary."""
+
 CONTESTANTS: dict[str, Callable[[Path, str], Contestant]] = {
     "groundup": lambda vocabulary, pattern: _ours(vocabulary, pattern, 1),
     "gigatoken": _gigatoken,
     "groundup, 2 threads": lambda vocabulary, pattern: _ours(vocabulary, pattern, 2),
     "gigatoken, threads": _gigatoken_threads,
     "fastokens": _fastokens,
+    "toktok": _toktok,
     "tiktoken": _tiktoken,
     "tokenizers": _tokenizers,
 }
-ALONE = {"groundup", "gigatoken", "fastokens", "tiktoken", "tokenizers"}
+ALONE = {"groundup", "gigatoken", "fastokens", "toktok", "tiktoken", "tokenizers"}
 """Those that use one thread."""
 
 SLOW = {"tiktoken", "tokenizers"}
-PACKAGES = ("gigatoken", "fastokens", "tiktoken", "tokenizers", "numba")
+PACKAGES = {"gigatoken": "gigatoken", "fastokens": "fastokens", "toktok": "toktok-rs", "tiktoken": "tiktoken", "tokenizers": "tokenizers"}
+"""Peers' packages by module."""
 
 
 def read_vocabulary(path: Path) -> Sequence[bytes]:
@@ -179,10 +195,13 @@ def read_text(sources: Sequence[str], limit_bytes: int, text_field: str) -> byte
     return b"\n\n".join(parts).decode("utf-8", "ignore").encode()
 
 
-def available(names: Sequence[str]) -> list[str]:
-    """The contestants whose packages are here; says which are not."""
+def available(names: Sequence[str], vocabulary: Path | None) -> list[str]:
+    """The contestants whose packages are here and that take this vocabulary; says which do not."""
     found = []
     for name in names:
+        if name == "toktok" and (vocabulary is None or vocabulary.stem not in TOKTOK_VOCABULARIES):
+            print(f"without {name}: it has {' and '.join(TOKTOK_VOCABULARIES)} alone", file=sys.stderr)
+            continue
         try:
             importlib.import_module(name.partition(",")[0])
             found.append(name)
@@ -321,9 +340,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from groundup.terminal import show_rows
 
     data = read_text(given.data, int(given.megabytes * 1e6), given.text_field)
-    names = available(["groundup", *(name for name in given.contestants if name != "groundup")])
+    names = available(["groundup", *(name for name in given.contestants if name != "groundup")], given.vocabulary)
     with tempfile.TemporaryDirectory() as folder:
-        vocabulary = Path(folder) / "vocabulary.tiktoken"
+        vocabulary = Path(folder) / (given.vocabulary.name if given.vocabulary else "vocabulary.tiktoken")
         if given.vocabulary:
             vocabulary.write_bytes(given.vocabulary.read_bytes())
         else:
@@ -334,7 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         summary = summarize(measure(names, data, vocabulary, given.pattern, given.rounds))
         peaks = memory(names, data, vocabulary, given.pattern) if sys.platform == "linux" else {}
     text = {"n_bytes": len(data), "n_ids": n_ids, "non_ascii_bytes": sum(np.frombuffer(data, np.uint8) >= 128).item()}
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if importlib.util.find_spec(name)}
+    modules = [module for module in PACKAGES if importlib.util.find_spec(module)]
+    versions = {name: importlib.metadata.version(name) for name in ("numba", *map(PACKAGES.get, modules))}
     result = {**provenance(), "pattern": given.pattern, "packages": versions, "text": text, "summary": summary, "peak_bytes": peaks}
     texts = load_result(given.out).get("texts", {}) | {given.name: result}
     save_result(given.out, {"benchmark": "tokenizer", "texts": texts})

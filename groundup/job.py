@@ -20,7 +20,7 @@ import torch
 
 from groundup.account import Budget, parse_budget
 from groundup.account.plan import Plan, final_steps, make_plan, restate
-from groundup.account.rules import Overrides
+from groundup.account.rules import Overrides, most_steps
 from groundup.config import from_dict, to_dict
 from groundup.data import SPLITS, BatchStream, Corpus, Document, ShardsWriter, Split, Splits, TokenStore, assign_splits, open_corpus, take
 from groundup.errors import GroundupError, UsageError
@@ -248,6 +248,9 @@ def _fix_steps(plan: Plan, bench: Workbench, device: torch.device, clock: Clock,
     # given steps may need more or less than the budget: what is predicted is what they need
     # where the phases before took longer than planned, a little training beats throwing their work away
     by_clock = max(1, int(max(left, LEAST_TRAINING * plan.seconds) / cost.step))
+    if plan.most_steps is not None:
+        most = most_steps(plan.max_epochs, held_out["train"], plan.batch_size * plan.seq_len)
+        plan = dataclasses.replace(plan, most_steps=most)
     n_steps = final_steps(plan, by_clock, bench.prior_shape)
     plan = dataclasses.replace(
         plan,

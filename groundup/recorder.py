@@ -232,9 +232,8 @@ class Recorder:
         elif not plan["steps_given"] and may_change(Schedule(**plan["schedule"]), state.step, self.agenda.n_steps):
             looks = self.agenda.left(state.step) * self.training.seconds_of_look(plan["look_seconds"])
             left = plan["seconds"] - self.spent - looks - plan["after_seconds"]
-            agenda = revised(
-                Schedule(**plan["schedule"]), self.agenda, state.step, left, self.training.seconds_of_step(state.step, plan["step_seconds"])
-            )
+            pace = self.training.seconds_of_step(state.step, plan["step_seconds"])
+            agenda = revised(Schedule(**plan["schedule"]), self.agenda, state.step, left, pace, plan.get("most_steps"))
             decision = {"step": state.step, "n_steps": agenda.n_steps, "looks": list(agenda.looks)}
             self.run.update(agendas=[*decided, decision])
             changed, self.agenda = agenda.n_steps / self.agenda.n_steps - 1, agenda

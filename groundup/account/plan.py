@@ -13,6 +13,7 @@ from groundup.account.budget import Budget, format_count, format_flops, format_s
 from groundup.account.cost import cost
 from groundup.account.law import LossLaw
 from groundup.account.rules import (
+    MAX_EPOCHS,
     SMALL_SCALE,
     Choice,
     Machine,
@@ -24,6 +25,7 @@ from groundup.account.rules import (
     choose_seq_len,
     choose_tokens_per_step,
     choose_vocab_size,
+    most_steps,
     optimizer_fields,
     schedule_fields,
 )
@@ -84,6 +86,10 @@ class Plan:
     """The plan as it is printed."""
     look_seconds: float = 0.0
     """Predicted seconds of a look, its samples included."""
+    max_epochs: float = MAX_EPOCHS
+    """Most times that the text is trained on."""
+    most_steps: int | None = None
+    """Steps that come to: there are never more, unless they are set by hand."""
     compiled: bool = False
     """Whether training goes through torch.compile: measured where there is a GPU and time enough."""
     after_seconds: float = 0.0
@@ -133,10 +139,14 @@ def make_plan(
     )
     seq_len = say("seq_len", choose_seq_len(flops), "256 (C / 1e13)^0.2, at least 256: shorter lost", "docs/lab.md")
     unique, tokens_per_step = funds.text_bytes / bytes_per_token(vocab), choose_tokens_per_step(flops)
-    model = best_shape(say, machine, vocab, seq_len, tokens_per_step, funds.train_seconds * world_size, unique, funds.prior, law)
+    max_epochs = say("max_epochs", MAX_EPOCHS, "more and the network learns the text by heart, and other texts worse", "docs/lab.md")
+    model = best_shape(
+        say, machine, vocab, seq_len, tokens_per_step, funds.train_seconds * world_size, unique, funds.prior, law, max_epochs
+    )
     batch, micro = _batch(machine, model, seq_len, tokens_per_step, world_size, say)
     step_seconds = machine.seconds_of_step(model, seq_len, batch * seq_len / world_size)
-    n_steps = _steps(budget, funds, model, seq_len, batch, step_seconds, say)
+    most = most_steps(max_epochs, unique, batch * seq_len)
+    n_steps = _steps(budget, funds, model, seq_len, batch, step_seconds, most, say)
     plan = Plan(
         budget=budget,
         seconds=funds.seconds,
@@ -158,6 +168,8 @@ def make_plan(
         seed=seed,
         look_tokens=20_000,
         test_tokens=None,
+        max_epochs=max_epochs,
+        most_steps=None if say.overrides.steps is not None else most,
         choices=(),
     )
     return dataclasses.replace(plan, choices=(*say.choices, *_totals(plan, unique)))
@@ -165,13 +177,14 @@ def make_plan(
 
 def final_steps(plan: Plan, by_clock: int, prior_shape: tuple[int, int] | None) -> int:
     """The steps of the run: those set by hand, what a budget in FLOPs holds (the gate's own included, now that there are counts), or
-    what the clock allows."""
+    what the clock allows; the last two only as long as the text is good for."""
     if plan.steps_from == "you":
         return plan.n_steps
+    n_steps = by_clock
     if plan.steps_from == "flops":
         each = cost(plan.model, seq_len=plan.seq_len, prior_shape=prior_shape).flops_training(plan.batch_size * plan.seq_len)
-        return max(1, int(plan.budget.amount / each))
-    return by_clock
+        n_steps = max(1, int(plan.budget.amount / each))
+    return n_steps if plan.most_steps is None else min(n_steps, plan.most_steps)
 
 
 def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
@@ -181,7 +194,9 @@ def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
     if planned.value != (learned := f"{plan.model.vocab_size:,}"):
         why = f"{planned.value} were planned, and the text has no pair left to merge"
         totals["vocab_size"] = Choice("vocab_size", learned, why, "exact")
-    if not plan.steps_given:
+    if plan.n_steps == plan.most_steps:
+        totals["steps"] = Choice("steps", f"{plan.n_steps:,}", _used_up(plan.max_epochs), "exact")
+    elif not plan.steps_given:
         why = f"what the time left holds at {plan.step_seconds * 1e3:.0f} ms a step; follows the clock until the learning rate falls"
         totals["steps"] = Choice("steps", f"{plan.n_steps:,}", why, "measured")
     return tuple(totals.get(choice.name, choice) for choice in plan.choices)
@@ -232,8 +247,12 @@ def _funds(budget: Budget, machine: Machine, n_bytes: int, world_size: int, say:
     return _Funds(seconds, prior, text_bytes, tokenizer_bytes, seconds - spare)
 
 
-def _steps(budget: Budget, funds: _Funds, model: ModelConfig, seq_len: int, batch: int, step_seconds: float, say: Sayer) -> int:
-    """As many steps as the seconds left for training hold, or the FLOPs of the budget."""
+def _used_up(max_epochs: float) -> str:
+    return f"{max_epochs:g} times the text, which is used up then; what is left of the budget is not spent"
+
+
+def _steps(budget: Budget, funds: _Funds, model: ModelConfig, seq_len: int, batch: int, step_seconds: float, most: int, say: Sayer) -> int:
+    """As many steps as the seconds left for training hold, or the FLOPs of the budget, but at most so many."""
     if budget.unit == "flops":
         n_steps = int(budget.amount / cost(model, seq_len=seq_len).flops_training(batch * seq_len))
         why, source = f"{budget} over the model FLOPs of a step", "exact"
@@ -245,6 +264,8 @@ def _steps(budget: Budget, funds: _Funds, model: ModelConfig, seq_len: int, batc
             f"--budget {budget}: too little for one step, which takes {format_seconds(step_seconds)} where "
             f"{format_seconds(funds.train_seconds)} are left for training: give more"
         )
+    if n_steps > most:
+        n_steps, why, source = most, _used_up(say.overrides.max_epochs or MAX_EPOCHS), "exact"
     return say("steps", n_steps, why, source)
 
 

@@ -19,6 +19,10 @@ from groundup.errors import UsageError
 SMALL_SCALE = LossLaw("own small-scale fit, docs/lab.md", 0.66, 103.0, 0.50, 84.0, 0.37, known_to_flops=1e14)
 """Bits a byte of source code or prose: fitted on runs of 0.6 to 1.5 M tokens, borne out by runs of up to 20 minutes on two cores."""
 BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096
+MAX_EPOCHS = 2.0
+"""Times that a text is trained on at most. Tables of embeddings learn it by heart soon: whatever the budget, what was held out gets worse
+after two to three times (docs/lab.md)."""
+
 WIDTHS = (64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048)
 
 
@@ -79,7 +83,9 @@ class Overrides:
     micro_batch_size: int | None = None
     """Sequences that go through the model at a time."""
     steps: int | None = None
-    """Training steps (otherwise as many as the budget holds)."""
+    """Training steps (otherwise as many as the budget holds, and the text is good for)."""
+    max_epochs: float | None = None
+    """Most times that the text is trained on."""
     matrix_lr: float | None = None
     """Peak learning rate of the layers' matrices."""
     table_lr: float | None = None
@@ -192,6 +198,11 @@ def choose_micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> i
     return power_of_two(max(1, 0.5 * machine.memory_bytes / widest), 1, 256)
 
 
+def most_steps(max_epochs: float, unique_tokens: float, tokens_per_step: int) -> int:
+    """Steps after which the text has been seen as often as it is good for."""
+    return max(1, math.ceil(max_epochs * unique_tokens / tokens_per_step))
+
+
 def power_of_two(x: float, low: int, high: int) -> int:
     """The power of two nearest to x in logarithm, within bounds."""
     return int(min(high, max(low, 2 ** round(math.log2(x)))))
@@ -230,11 +241,21 @@ def optimizer_fields(d_model: int, say: Sayer) -> dict[str, Any]:
 
 
 def best_shape(
-    say: Sayer, machine: Machine, vocab: int, seq_len: int, tokens_per_step: int, seconds: float, unique: float, prior: bool, law: LossLaw
+    say: Sayer,
+    machine: Machine,
+    vocab: int,
+    seq_len: int,
+    tokens_per_step: int,
+    seconds: float,
+    unique: float,
+    prior: bool,
+    law: LossLaw,
+    max_epochs: float,
 ) -> ModelConfig:
     """The candidate with the lowest predicted loss within the seconds.
 
-    Every width is costed exactly, timed by the machine's rates, and scored by the law at as many tokens as the seconds hold.
+    Every width is costed exactly, timed by the machine's rates, and scored by the law at as many tokens as the seconds hold, but at most
+    ``max_epochs`` times the ``unique`` ones: where the text is used up, time buys a larger model.
     """
     best: tuple[float, ModelConfig, float, float] | None = None
     for config in _candidates(say.overrides, vocab, seq_len, prior, machine.device):
@@ -242,7 +263,7 @@ def best_shape(
         if 16 * counted.parameters > 0.8 * machine.memory_bytes:
             continue
         n = counted.parameters_non_embedding + vocab * config.d_model
-        tokens = seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step
+        tokens = min(seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step, max_epochs * unique)
         loss = law.loss(n, tokens, unique)
         if best is None or loss < best[0]:
             best = (loss, config, n, tokens)

@@ -34,6 +34,17 @@ class Pretokens(NamedTuple):
         ends = np.cumsum([len(word) for word in words], dtype=np.int64)
         return cls(np.frombuffer(b"".join(words), np.uint8), ends, np.array(list(counts.values()), np.int64))
 
+    def frequent(self, n_bytes: int) -> tuple[Pretokens, int]:
+        """Those seen more than k times, for the least k that leaves at most so many bytes, and k."""
+        lengths = np.diff(self.ends, prepend=0)
+        order = np.argsort(-self.counts, kind="stable")
+        fits = np.searchsorted(np.cumsum(lengths[order]), n_bytes, "right")
+        if fits == len(order):
+            return self, 0
+        k = int(self.counts[order[fits]])
+        kept = self.counts > k
+        return Pretokens(self.text[np.repeat(kept, lengths)], np.cumsum(lengths[kept]), self.counts[kept]), k
+
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def _key(text, begin, end):
@@ -109,10 +120,15 @@ def move_rows(old, new):
 
 
 class Counter:
-    """A table of pre-tokens by a pattern, at first with room for so many of so many bytes; one thread at a time."""
+    """A table of pre-tokens by a pattern, at first with room for so many of so many bytes; one thread at a time.
 
-    def __init__(self, pattern: str, n: int = FIRST_ENTRIES, n_bytes: int = FIRST_BYTES) -> None:
-        self.pattern = pattern
+    Where it would take more than ``limit_bytes`` of memory, the rarest pre-tokens are forgotten, so that half of the bytes are left.
+    """
+
+    def __init__(self, pattern: str, n: int = FIRST_ENTRIES, n_bytes: int = FIRST_BYTES, limit_bytes: int | None = None) -> None:
+        self.pattern, self.limit_bytes = pattern, limit_bytes
+        self.forgotten = 0
+        """The most times that a forgotten pre-token had been seen since the last time any were; 0 where none was."""
         self.state = np.zeros(2, np.int64)
         self.rows = np.zeros((0, COLUMNS), np.uint64)
         self.starts, self.blob = np.zeros(1, np.int64), np.empty(0, np.uint8)
@@ -141,13 +157,35 @@ class Counter:
             if at == len(ends):
                 return
             longest = int(ends[at] - (ends[at - 1] if at else 0))
-            self._grow(2 * len(self.starts), 2 * len(self.blob) + longest)
+            n, n_bytes = 2 * len(self.starts), 2 * len(self.blob) + longest
+            if self.limit_bytes is not None and _table_bytes(n, n_bytes) > self.limit_bytes and self.state[N]:
+                self._forget()
+            else:
+                self._grow(n, n_bytes)
+
+    def _forget(self) -> None:
+        """Keeps the most frequent pre-tokens, half of the bytes at most."""
+        kept, k = self.pretokens().frequent(int(self.state[N_BYTES]) // 2)
+        self.forgotten = max(self.forgotten, k)
+        self.rows[:] = 0
+        self.state[:] = 0
+        self._add(kept.text.copy(), kept.ends, kept.counts)
 
     def _grow(self, n: int, n_bytes: int) -> None:
         self.starts, self.blob = _longer(self.starts, n + 1), _longer(self.blob, n_bytes)
-        rows = np.zeros((1 << (2 * n - 1).bit_length(), COLUMNS), np.uint64)  # at most half full
+        rows = np.zeros((_n_rows(n), COLUMNS), np.uint64)
         move_rows(self.rows, rows)
         self.rows = rows
+
+
+def _n_rows(n: int) -> int:
+    """Rows of a table of n pre-tokens, which is at most half full."""
+    return 1 << (2 * n - 1).bit_length()
+
+
+def _table_bytes(n: int, n_bytes: int) -> int:
+    """Memory of a table of n pre-tokens of so many bytes, while it grows to that size from half of it."""
+    return (8 * COLUMNS * _n_rows(n) + 8 * n + n_bytes) * 3 // 2
 
 
 def _longer(array: np.ndarray, length: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from groundup.tokenizer.normalizing import Normalizer
 from groundup.tokenizer.parallel import batched, map_threads, resolve_threads
 from groundup.tokenizer.patterns import CUT_AT_SPACE, Pattern, check_pattern, cut_at, pieces, pretoken_ends_of
 from groundup.tokenizer.segments import Part, Segmenter, Text
-from groundup.tokenizer.training import Progress, learn_merges
+from groundup.tokenizer.training import MEMORY_BYTES, Progress, learn_merges
 from groundup.tokenizer.vocabulary import Special, Vocabulary
 
 if TYPE_CHECKING:
@@ -149,13 +149,15 @@ class Tokenizer:
         ties: Ties = "greatest",
         n_workers: int | None = None,
         max_bytes: int | None = None,
+        memory_bytes: int = MEMORY_BYTES,
         progress: Progress | None = None,
     ) -> Tokenizer:
         """Learns the merges of a corpus (Sennrich et al. 2016), the same for any order of the texts and any number of workers.
 
         Each merge joins the pair of neighbouring tokens that is seen most often; of pairs seen equally often, that which ``ties`` says.
         No token crosses a pre-token's bounds or a special token's text, which is not learned from.
-        The corpus streams past: memory holds its distinct pre-tokens (and, with ``max_bytes``, the sample), not itself.
+        The corpus streams past: memory holds its distinct pre-tokens (and, with ``max_bytes``, the sample), not itself. Where these
+        would take more than ``memory_bytes``, the rarest are left out, as it then says: the one case in which the result is not exact.
 
         Args:
             texts: the corpus, one document each.
@@ -166,6 +168,7 @@ class Tokenizer:
             n_workers: processes, or for much text threads; by default one a core (see ``parallel.resolve_workers``).
             max_bytes: learn from a sample of about so many bytes: of the corpus cut into blocks of 16 KiB, those with the smallest
                 hashes, hence spread evenly, and the same for any order of the texts.
+            memory_bytes: what distinct pre-tokens may take.
             progress: called as the work goes on.
 
         Raises UsageError for a ``vocab_size`` below 256 plus the special tokens, or a corpus without text.
@@ -182,7 +185,7 @@ class Tokenizer:
         segments = chain.from_iterable(separator.split(_as_bytes(text)) if special_tokens else [_as_bytes(text)] for text in texts)
         if max_bytes is not None:
             segments = _sample(chain.from_iterable(pieces(segment, _SAMPLE_BYTES) for segment in segments), max_bytes)
-        merges = learn_merges(segments, pattern, n_merges, ties=ties, n_workers=n_workers, progress=report)
+        merges = learn_merges(segments, pattern, n_merges, ties=ties, n_workers=n_workers, progress=report, memory_bytes=memory_bytes)
         if merges is None:
             raise UsageError("there is no text to train a tokenizer on: give a corpus that is not empty")
         return cls(merges, special_tokens, pattern)

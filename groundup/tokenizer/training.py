@@ -6,10 +6,11 @@ threads in ``counting`` and merged by ``merge_training``. Both give the same mer
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
@@ -26,6 +27,12 @@ COMPILED_SYMBOLS = 1_000_000
 """Bytes of distinct pre-tokens from which on they are merged by a compiled loop."""
 PLAIN_PIECE, PIECE = 1 << 16, 1 << 20  # in plain Python small, so a stretch of ASCII in a text that is not is split the fast way
 BATCH_BYTES = 1 << 19
+MEMORY_BYTES = 8 << 30
+"""What training may take by default."""
+MERGING_BYTES = 80
+"""Memory for each byte of the distinct pre-tokens while they merge: symbols, where pairs are, the pairs themselves."""
+PLAIN_BYTES = 150
+"""Memory for each distinct pre-token in a Python dict."""
 
 
 @runtime_checkable
@@ -36,20 +43,34 @@ class Progress(Protocol):
 
 
 def learn_merges(
-    segments: Iterable[bytes], pattern: Pattern, n_merges: int, *, ties: Ties, n_workers: int | None, progress: Progress
+    segments: Iterable[bytes],
+    pattern: Pattern,
+    n_merges: int,
+    *,
+    ties: Ties,
+    n_workers: int | None,
+    progress: Progress,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> list[tuple[int, int]] | None:
-    """Up to n_merges merges of the pre-tokens of all segments, as pairs of ids; None where there is no pre-token."""
+    """Up to n_merges merges of the pre-tokens of all segments, as pairs of ids; None where there is no pre-token.
+
+    Where the distinct pre-tokens would take more than ``memory_bytes``, the rarest are left out, and this says so.
+    """
     merged = partial(progress, "merge")
     few, more = _first(segments, COMPILED_BYTES) if pattern in PATTERNS else (segments, None)
     if more is not None:
         from groundup.tokenizer import merge_training  # here, for numba takes half a second to import
 
-        return merge_training.learn(count_by_threads(chain(few, more), pattern, n_workers, progress), n_merges, merged, ties)
+        counted = count_by_threads(chain(few, more), pattern, n_workers, progress, memory_bytes)
+        return merge_training.learn(counted, n_merges, merged, ties)
     counts: Counter[str] = Counter()
     n_bytes = 0
     parts = chain.from_iterable(pieces(segment, PLAIN_PIECE, cut_at(pattern)) for segment in few)
     for batch_counts, batch_bytes in map_batches(partial(_count, pattern), batched(parts, BATCH_BYTES, len), n_workers):
         counts.update(batch_counts)
+        if PLAIN_BYTES * len(counts) > memory_bytes:
+            counts = Counter(dict(counts.most_common(len(counts) // 2)))
+            _say_what_is_left_out(memory_bytes)
         n_bytes += batch_bytes
         progress("count", n_bytes, None)
     if not counts:
@@ -61,28 +82,48 @@ def learn_merges(
     return merge_training.learn(counting.Pretokens.of(counts), n_merges, merged, ties)
 
 
-def count_by_threads(segments: Iterable[bytes], pattern: str, n_threads: int | None, progress: Progress) -> Pretokens:
-    """The pre-tokens of all segments: each thread counts in a table of its own, which are joined in the end."""
+def count_by_threads(
+    segments: Iterable[bytes], pattern: str, n_threads: int | None, progress: Progress, memory_bytes: int = MEMORY_BYTES
+) -> Pretokens:
+    """The pre-tokens of all segments: each thread counts in a table of its own, which are joined in the end.
+
+    All tables together, and what merging needs after them, take at most ``memory_bytes``.
+    """
     from groundup.tokenizer import counting
 
     mine, tables, n_bytes = threading.local(), [], 0
+    n_threads = resolve_threads(n_threads)
+    limit_bytes = memory_bytes // (n_threads + 1)
 
     def count(batch: list[bytes]) -> int:
         if not hasattr(mine, "table"):
-            mine.table = counting.Counter(pattern)
+            mine.table = counting.Counter(pattern, limit_bytes=limit_bytes)
             tables.append(mine.table)
         for part in batch:
             mine.table.add(part)
         return sum(map(len, batch))
 
     parts = chain.from_iterable(pieces(segment, PIECE) for segment in segments)
-    for counted in map_threads(count, batched(parts, PIECE, len), resolve_threads(n_threads)):
+    for counted in map_threads(count, batched(parts, PIECE, len), n_threads):
         n_bytes += counted
         progress("count", n_bytes, None)
     whole, *others = tables
+    whole.limit_bytes = 2 * limit_bytes
     for other in others:
         whole.join(other.pretokens())
-    return whole.pretokens()
+    found, forgotten = whole.pretokens().frequent(memory_bytes // MERGING_BYTES)
+    if forgotten or any(table.forgotten for table in tables):
+        _say_what_is_left_out(memory_bytes)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _say_what_is_left_out(memory_bytes: int) -> None:
+    print(
+        f"the text has more different pre-tokens than fit into {memory_bytes / 1e9:.3g} GB, so the rarest do not count: "
+        "the merges are close to exact, not exact (memory_bytes decides)",
+        file=sys.stderr,
+    )
 
 
 def _first(segments: Iterable[bytes], n_bytes: int) -> tuple[list[bytes], Iterator[bytes] | None]:

@@ -42,12 +42,15 @@ def may_change(schedule: Schedule, step: int, n_steps: int) -> bool:
     return schedule.kind == "wsd" and step < n_steps and step <= n_steps * (1 - schedule.decay_fraction)
 
 
-def revised(schedule: Schedule, agenda: Agenda, step: int, seconds_left: float, seconds_per_step: float) -> Agenda:
+def revised(
+    schedule: Schedule, agenda: Agenda, step: int, seconds_left: float, seconds_per_step: float, most_steps: int | None = None
+) -> Agenda:
     """As many more steps as the seconds hold, at most MOST_CHANGE times more or fewer than were left; as many looks as were left.
 
-    Never so few that the learning rate should have begun to fall before this step.
+    Never so few that the learning rate should have begun to fall before this step, nor more than ``most_steps`` in all.
     """
     before = agenda.n_steps - step
     ahead = min(max(seconds_left / seconds_per_step, before / MOST_CHANGE), before * MOST_CHANGE)
     least = math.ceil(step / (1 - schedule.decay_fraction)) if schedule.kind == "wsd" and schedule.decay_fraction < 1 else step + 1
-    return evenly(step, max(step + max(1, int(ahead)), least), agenda.left(step))
+    n_steps = max(step + max(1, int(ahead)), least)
+    return evenly(step, n_steps if most_steps is None else min(n_steps, most_steps), agenda.left(step))

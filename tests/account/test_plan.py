@@ -1,6 +1,7 @@
 """The planner: what it derives follows the budget, what is set by hand stands, and what cannot be is refused."""
 
 import dataclasses
+import math
 
 import pytest
 
@@ -8,7 +9,16 @@ from groundup.account import parse_budget
 from groundup.account.cost import cost
 from groundup.account.law import LossLaw
 from groundup.account.plan import final_steps, make_plan, restate
-from groundup.account.rules import SMALL_SCALE, Machine, Overrides, choose_seq_len, choose_tokens_per_step, choose_vocab_size
+from groundup.account.rules import (
+    MAX_EPOCHS,
+    SMALL_SCALE,
+    Machine,
+    Overrides,
+    bytes_per_token,
+    choose_seq_len,
+    choose_tokens_per_step,
+    choose_vocab_size,
+)
 from groundup.errors import UsageError
 
 MACHINE = Machine("a machine", "cpu", 8e-12, 1e-7, 130e9, 2.5e6, 16 << 30, usd_per_hour=2.0, seconds_per_step=0.01)
@@ -141,3 +151,18 @@ def test_beyond_what_runs_have_borne_out_the_plan_says_that_the_law_is_extrapola
 
     assert not any("extrapolated" in s for s in source("3m"))
     assert all("extrapolated" in s for s in source("2d"))
+
+
+def test_a_text_that_is_used_up_buys_a_larger_model_not_more_epochs():
+    capped, free = plan("1h", 3 * MB), plan("1h", 3 * MB, max_epochs=1e9)
+    unique = capped.text_bytes / bytes_per_token(capped.model.vocab_size)
+    assert capped.n_steps <= capped.most_steps == math.ceil(MAX_EPOCHS * unique / (capped.batch_size * capped.seq_len))
+    assert capped.model.d_model > free.model.d_model and free.tokens > 2 * capped.tokens
+    small = plan("1h", 3 * MB, d_model=64)
+    assert small.n_steps == small.most_steps and small.predicted_seconds < 0.5 * 3600
+    assert next(choice for choice in small.choices if choice.name == "steps").why.startswith("2 times the text")
+    assert final_steps(small, 10**6, None) == small.most_steps and final_steps(small, 7, None) == 7
+    by_hand = plan("1h", 3 * MB, d_model=64, steps=10**6)
+    assert final_steps(by_hand, 7, None) == by_hand.n_steps == 10**6
+    flops = plan("1e16flop", 3 * MB, d_model=64)
+    assert final_steps(flops, 7, None) == flops.n_steps == flops.most_steps

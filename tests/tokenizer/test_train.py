@@ -1,5 +1,6 @@
 """Training learns what the textbook's quadratic algorithm learns, whatever the workers, the order and the chunks."""
 
+import hashlib
 import random
 from collections import Counter
 from itertools import pairwise
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import groundup
 from groundup.errors import GroundupError, UsageError
-from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer, parallel
+from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer, counting, parallel, training
 from groundup.tokenizer.patterns import splitter, to_bytes, to_text
 
 
@@ -179,3 +180,23 @@ def test_without_processes_one_does_it_all(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_end_of_text_is_there_by_default() -> None:
     assert list(Tokenizer.train(["ab ab"], 300).special_tokens) == [END_OF_TEXT]
+
+
+def test_memory_is_bounded_and_what_is_left_out_is_said(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("groundup.tokenizer.training.COMPILED_BYTES", 1)
+    monkeypatch.setattr("groundup.tokenizer.training.PIECE", 20_000)
+    words = [f"w{hashlib.sha256(str(i).encode()).hexdigest()[:10]}" for i in range(20_000)]
+    texts = [" ".join([*words[i : i + 500], *["the cat sat"] * 50]).encode() for i in range(0, len(words), 500)]
+    exact = Tokenizer.train(texts, 266, n_workers=2)
+    assert not capfd.readouterr().err
+    tables: list[counting.Counter] = []
+    grow = counting.Counter._grow
+    monkeypatch.setattr(counting.Counter, "_grow", lambda self, *sizes: (grow(self, *sizes), tables.append(self)) and None)
+    training._say_what_is_left_out.cache_clear()
+    monkeypatch.setattr("groundup.tokenizer.counting.Counter.__init__.__defaults__", (64, 256, None))  # from 3 MB else
+    limit = 2_000_000
+    bounded = Tokenizer.train(texts, 266, n_workers=2, memory_bytes=limit)
+    assert "more different pre-tokens than fit into 0.002 GB" in capfd.readouterr().err
+    assert sum({id(table): table.rows.nbytes + table.blob.nbytes + table.starts.nbytes for table in tables}.values()) < limit
+    assert {b" the", b" cat", b" sat"} <= set(bounded.token_bytes) and len(bounded.merges) == len(exact.merges)
+    assert Tokenizer.train(texts, 266, n_workers=2, memory_bytes=10 * limit).merges == exact.merges

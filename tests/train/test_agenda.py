@@ -47,3 +47,8 @@ def test_a_shorter_run_still_has_its_decay_ahead(n_steps, decay, seconds_left):
     assert new.n_steps > step and step <= new.n_steps * (1 - decay) + 1e-6
     for earlier in range(step):
         assert schedule(config, earlier, new.n_steps) == 1.0
+
+
+def test_a_revision_stops_where_the_text_is_used_up():
+    assert revised(FREE, evenly(0, 800, 8), 100, 1e6, 0.1, most_steps=900).n_steps == 900
+    assert revised(FREE, evenly(0, 800, 8), 100, 90.0, 0.1, most_steps=5000).n_steps == 1000
