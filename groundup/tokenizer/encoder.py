@@ -13,6 +13,7 @@ from groundup.tokenizer import engine
 from groundup.tokenizer.engine import N_FIELDS, NARROW_BYTES, WIDE_BYTES
 from groundup.tokenizer.merge_loops import BYTES_EACH, NONE, SHORT
 from groundup.tokenizer.scan import KINDS, MARGIN, address_of_classes, new_scratch
+from groundup.tokenizer.segments import crossing_table
 
 NARROW_SETS, WIDE_SETS = 1 << 17, 1 << 14
 """Sizes of a thread's cache: 8 MiB for short and as much for long pre-tokens."""
@@ -69,6 +70,7 @@ class Encoder:
         self.classes = 0 if pattern is None else address_of_classes(pattern)
         self.blob = np.frombuffer(b"".join(tokens) + bytes(64), np.uint8)
         self.offsets = np.concatenate(([0], np.cumsum([len(token) for token in tokens]))).astype(np.int64)
+        self.crossings = crossing_table(self.blob, self.offsets)
         self.whole: np.ndarray | None = None
         self._threads = threading.local()
         thread = _Thread(self)
@@ -136,6 +138,8 @@ class _Thread:
             engine.WHOLE_MASK: -1 if shared.whole is None else shared.whole.size - 1,
             engine.BLOB: shared.blob.ctypes.data,
             engine.OFFSETS: shared.offsets.ctypes.data,
+            engine.CROSSINGS: shared.crossings.ctypes.data,
+            engine.CROSSINGS_SHIFT: 64 - (8 * shared.crossings.size - 1).bit_length(),
             engine.GIVEN: self._ends.ctypes.data,
             engine.KEYS: self._keys.ctypes.data,
         }
