@@ -149,7 +149,8 @@ class _Thread:
 
     def _make_room(self, n: int) -> None:
         self._work = np.empty(BYTES_EACH * n + 64 * SHORT, np.uint8)
-        self._state[[engine.WORK, engine.WORK_LIMIT]] = self._work.ctypes.data, n
+        self._segments = np.empty(n + 1, np.int32)
+        self._state[[engine.WORK, engine.WORK_LIMIT, engine.SEGMENTS]] = self._work.ctypes.data, n, self._segments.ctypes.data
 
     def encode(self, source: int, n: int, out: int) -> int:
         """Writes the ids of n bytes; returns how many."""

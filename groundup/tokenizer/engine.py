@@ -16,12 +16,12 @@ import numpy as np
 from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, load_int, loop, prefetch, store32, store64
 from groundup.tokenizer.merge_loops import SHORT, merge_long, merge_short
 from groundup.tokenizer.scan import CHUNK, ENDS, MARGIN, copy_tail, split_chunk
-from groundup.tokenizer.segments import segment_end
+from groundup.tokenizer.segments import find_segments
 
 (
     SCRATCH, CLASSES, KIND, NARROW, NARROW_SHIFT, WIDE, WIDE_SHIFT, PAIRS, PAIR_MASK, BYTE_IDS, BYTE_PAIRS, WORK, WORK_LIMIT,
-    WHOLE, WHOLE_MASK, BLOB, OFFSETS, CROSSINGS, CROSSINGS_SHIFT, GIVEN, KEYS, REACHED, NEEDED, N_FIELDS,
-) = range(24)  # fmt: skip
+    WHOLE, WHOLE_MASK, BLOB, OFFSETS, CROSSINGS, CROSSINGS_SHIFT, SEGMENTS, GIVEN, KEYS, REACHED, NEEDED, N_FIELDS,
+) = range(25)  # fmt: skip
 """What stands where in a state, an int64 array: addresses of tables, their sizes, and what the encoder has to say beside its ids."""
 
 NARROW_BYTES, WIDE_BYTES = 32, 256
@@ -81,22 +81,17 @@ def _narrow_key(at, n, length):
 
 
 @loop
-def _write_keys(source, begin, k, ends, keys, narrow, narrow_shift, wide, wide_shift):
-    """For each pre-token its key, two words, and where its set is: of the wide table if it is too long for a narrow entry."""
+def _write_keys(source, begin, k, ends, keys, narrow, shift):
+    """For each pre-token its key, two words, and where its set is; for one too long for a narrow entry a key that no entry has."""
     for i in range(k):
         end = load32(ends + 4 * i)
         at, n = source + begin, end - begin
         begin = end
+        low, high, where = _ZERO, _LONG, narrow
         if n <= NARROW_KEY:
             low, high, mixed = _narrow_key(at, n, n)
-            where = narrow + (np.int64(mixed >> np.uint64(narrow_shift)) << 6)
-        else:
-            low, high = _ZERO, _LONG
-            where = narrow
-            if n <= WIDE_KEY:
-                low = _hash_bytes(at, n) | np.uint64(1 << 20)  # so that it is not the beginning of any wide entry
-                where = wide + (np.int64(low >> np.uint64(wide_shift)) << 9)
-        prefetch(where)
+            where = narrow + (np.int64(mixed >> np.uint64(shift)) << 6)
+            prefetch(where)
         store64(keys + 24 * i, low)
         store64(keys + 24 * i + 8, high)
         store64(keys + 24 * i + 16, np.uint64(where))
@@ -253,14 +248,14 @@ def _encode_other(at, n, low, high, entries, state, out):
             if n <= NARROW_KEY:
                 _keep_narrow(entries, low, high, 1, out)
             return 1
-    crossings, shift = load_int(state + 8 * CROSSINGS), load_int(state + 8 * CROSSINGS_SHIFT)
-    m, begin, end, is_cut = 0, at, at + n, False
-    while begin < end:
-        after = segment_end(begin, end, crossings, shift)
-        m += _encode_segment(begin, after - begin, mark, state, out + 4 * m)
-        is_cut = after < end or begin > at
-        begin = after
-    if n <= NARROW_KEY and m <= NARROW_IDS and (is_cut or mark > 0):
+    ends = load_int(state + 8 * SEGMENTS)
+    k = find_segments(at, n, load_int(state + 8 * CROSSINGS), load_int(state + 8 * CROSSINGS_SHIFT), ends)
+    m = begin = 0
+    for i in range(k):
+        end = load32(ends + 4 * i)
+        m += _encode_segment(at + begin, end - begin, mark, state, out + 4 * m)
+        begin = end
+    if n <= NARROW_KEY and m <= NARROW_IDS and (k > 1 or mark > 0):
         _keep_narrow(entries, low, high, m, out)
     return m
 
@@ -269,11 +264,10 @@ def _encode_other(at, n, low, high, entries, state, out):
 def _encode_pretokens(source, k, ends, state, out):
     """Writes the ids of k pre-tokens; returns where the next id goes, and sets NEEDED and REACHED where WORK_LIMIT is too small."""
     keys, narrow, narrow_shift = load_int(state + 8 * KEYS), load_int(state + 8 * NARROW), load_int(state + 8 * NARROW_SHIFT)
-    wide, wide_shift = load_int(state + 8 * WIDE), load_int(state + 8 * WIDE_SHIFT)
     begin = 0
     for first in range(0, k, BATCH):
         n = k - first if k - first < BATCH else BATCH
-        _write_keys(source, begin, n, ends + 4 * first, keys, narrow, narrow_shift, wide, wide_shift)
+        _write_keys(source, begin, n, ends + 4 * first, keys, narrow, narrow_shift)
         for i in range(n):
             end = load32(ends + 4 * (first + i))
             low, high, entry = load64(keys + 24 * i), load64(keys + 24 * i + 8), load_int(keys + 24 * i + 16)

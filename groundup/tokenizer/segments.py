@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from groundup.tokenizer.machine import load8, load32, load64, loop
+from groundup.tokenizer.machine import load8, load32, load64, loop, store32
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _BEYOND_ASCII = np.uint64(0x8080808080808080)
@@ -36,18 +36,23 @@ def _is_crossed(at, crossings, shift):
 
 
 @loop
-def segment_end(begin, end, crossings, shift):
-    """The end of the segment that begins here, at most ``end``; some bytes beyond that may be read."""
-    at = begin + 1
-    while at < end:
-        if load64(at - 1) & _BEYOND_ASCII == np.uint64(0):
+def find_segments(source, n, crossings, shift, ends):
+    """Writes where the segments of n bytes end, int32; returns how many. Some bytes beyond may be read.
+
+    Every place is written and counted only if it is one, for the processor cannot guess which are.
+    """
+    k, at = 0, 1
+    while at < n:
+        if load64(source + at - 1) & _BEYOND_ASCII == np.uint64(0):
             at += 7
             continue
-        byte = load8(at)
-        if byte & 0xC0 != 0x80 and (byte | load8(at - 1)) & 0x80 and not _is_crossed(at, crossings, shift):
-            return at
+        byte = load8(source + at)
+        if byte & 0xC0 != 0x80 and (byte | load8(source + at - 1)) & 0x80:
+            store32(ends + 4 * k, at)
+            k += 1 - _is_crossed(source + at, crossings, shift)
         at += 1
-    return end
+    store32(ends + 4 * k, n)
+    return k + 1
 
 
 def crossing_table(blob: np.ndarray, offsets: np.ndarray) -> np.ndarray:
