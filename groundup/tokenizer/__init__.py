@@ -7,8 +7,9 @@
 
 To understand it, read ``patterns`` (what splits a text into pre-tokens), ``merging`` (what turns each into tokens) and ``reference``,
 which is the two together in plain Python. What runs is their compiled twin, with the same answers: ``classes`` and ``rules`` and
-``matching`` in ``scan`` split, ``merge_loops`` merge, and ``engine`` does both with a cache between them, all made of the instructions in
-``machine``; ``encoder`` holds their memory. ``huggingface`` keeps a tokenizer in a ``tokenizer.json`` that ``tokenizers`` opens.
+``matching`` in ``scan`` split, ``segments`` cut again where no token reaches across, ``merge_loops`` merge, and ``engine`` does it all with
+a cache before the merging. They are made of the instructions in ``machine``; ``encoder`` holds their memory. ``huggingface`` keeps a
+tokenizer in a ``tokenizer.json`` that ``tokenizers`` opens.
 """
 
 from groundup.tokenizer.decoding import StreamDecoder
