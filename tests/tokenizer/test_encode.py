@@ -152,6 +152,25 @@ def test_tokens_across_characters_and_of_parts_of_them(fragments: list[bytes], d
         assert whole.encode_ordinary(data).tolist() == expected
 
 
+@pytest.mark.parametrize("pair", [" 한", "한국", "かな", "éñ", "aé", "中文", "🌍😀", "中🌍", "é中", "中a"])
+def test_a_token_of_parts_of_two_characters_reaches_across_wherever_they_stand(pair: str) -> None:
+    left, right = (character.encode() for character in pair)
+    some = "".join(chr(ord(right.decode()) ^ i) for i in range(64))
+    for n in range(1, len(right) + 1):
+        fragments = [right[:i] for i in range(2, n + 1)] + [left[-1:] + right[:n]]
+        vocabulary = [bytes([byte]) for byte in range(256)] + fragments
+        tokenizer = Tokenizer(None, (), "gpt2", vocabulary=vocabulary, whole=False)
+        ids = {token: i for i, token in enumerate(vocabulary)}
+        for text in (pair * 20, "".join(pair[0] + character for character in some)):
+            for data in (
+                text.encode(),
+                text.encode() + left + right[:n],
+                text.encode() + left + right[:n] + b"\xff" + left + right[:n] + b"a",
+            ):
+                pretokens = [to_bytes(pretoken) for pretoken in splitter("gpt2")(to_text(data))]
+                assert tokenizer.encode_ordinary(data).tolist() == [token for word in pretokens for token in by_bytes(ids, word)]
+
+
 def test_a_segment_is_not_taken_for_a_pretoken() -> None:
     pair = "你好".encode()  # a token that merges do not make
     tokenizer = Tokenizer(None, (), "cl100k", vocabulary=[*(bytes([byte]) for byte in range(256)), pair, "吗".encode()[:2]])
