@@ -7,8 +7,11 @@
 
 To understand it, read ``patterns`` (what splits a text into pre-tokens), ``merging`` (what turns each into tokens) and ``reference``,
 which is the two together in plain Python. What runs is their compiled twin, with the same answers: ``classes`` and ``rules`` and
-``matching`` in ``scan`` split, ``merge_loops`` merge, and ``engine`` does both with a cache between them, all made of the instructions in
-``machine``; ``encoder`` holds their memory. ``huggingface`` keeps a tokenizer in a ``tokenizer.json`` that ``tokenizers`` opens.
+``matching`` in ``scan`` split, ``crossings`` cut again where no token reaches across, ``merge_loops`` merge, and ``engine`` does it all
+with a cache before the merging. They are made of the instructions in ``machine``; ``encoder`` holds their memory.
+
+What models have beside merges stands around that: ``added`` tokens, ``normalizing``, ``segments`` (a text on its way to the encoder),
+``byte_fallback`` for vocabularies of characters. ``formats`` reads and writes other people's files.
 """
 
 from groundup.tokenizer.added import AddedToken, Template

@@ -68,6 +68,8 @@ class PieceVocabulary(Vocabulary):
         self.set_added(added_tokens)
         for token, text in added.items():
             self.token_bytes[token] = text.replace(SPACE_MARK, " ").encode()
+        # a merge may make what is an added token too, so what the encoder knows of where tokens can be has it
+        self.ordinary = [b"" if name is None else bytes_of(name) for name in self._names]
         self.characters = {name: i for name, i in self._by_name.items() if len(name) == 1 and (i not in added or self.merges is not None)}
         if SPACE_MARK not in self.characters:
             raise UsageError(f"the vocabulary lacks {SPACE_MARK!r}, which spaces become")
@@ -121,7 +123,8 @@ class PieceVocabulary(Vocabulary):
         return found
 
     def _all_merges(self) -> list[tuple[int, int, int]]:
-        known = {name: i for name, i in self._by_name.items() if self.ordinary[i] and not BYTE_NAME.fullmatch(name)}
+        added = {token.id for token in self.added_tokens}
+        known = {name: i for name, i in self._by_name.items() if i not in added and not BYTE_NAME.fullmatch(name)}
         found = []
         for name, new in known.items():
             if len(name) > 1 and (missing := [c for c in name if c not in self.characters]):

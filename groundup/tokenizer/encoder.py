@@ -13,6 +13,7 @@ from groundup.tokenizer import engine
 from groundup.tokenizer.engine import N_FIELDS, NARROW_BYTES, WIDE_BYTES
 from groundup.tokenizer.merge_loops import BYTES_EACH, NONE, SHORT
 from groundup.tokenizer.scan import KINDS, MARGIN, address_of_classes, new_scratch
+from groundup.tokenizer.crossings import crossing_table
 
 NARROW_SETS, WIDE_SETS = 1 << 17, 1 << 14
 """Sizes of a thread's cache: 8 MiB for short and as much for long pre-tokens."""
@@ -72,6 +73,7 @@ class Encoder:
         self._split = None if isinstance(split, str) else split
         self.blob = np.frombuffer(b"".join(tokens) + bytes(64), np.uint8)
         self.offsets = np.concatenate(([0], np.cumsum([len(token) for token in tokens]))).astype(np.int64)
+        self.crossings = crossing_table(self.blob, self.offsets)
         self.whole: np.ndarray | None = None
         self._threads = threading.local()
         thread = _Thread(self)
@@ -141,6 +143,8 @@ class _Thread:
             engine.WHOLE_MASK: -1 if shared.whole is None else shared.whole.size - 1,
             engine.BLOB: shared.blob.ctypes.data,
             engine.OFFSETS: shared.offsets.ctypes.data,
+            engine.CROSSINGS: shared.crossings.ctypes.data,
+            engine.CROSSINGS_SHIFT: 64 - (8 * shared.crossings.size - 1).bit_length(),
             engine.GIVEN: self._ends.ctypes.data,
             engine.KEYS: self._keys.ctypes.data,
         }
@@ -150,7 +154,8 @@ class _Thread:
 
     def _make_room(self, n: int) -> None:
         self._work = np.empty(BYTES_EACH * n + 64 * SHORT, np.uint8)
-        self._state[[engine.WORK, engine.WORK_LIMIT]] = self._work.ctypes.data, n
+        self._segments = np.empty(n + 1, np.int32)
+        self._state[[engine.WORK, engine.WORK_LIMIT, engine.SEGMENTS]] = self._work.ctypes.data, n, self._segments.ctypes.data
 
     def encode(self, source: int, n: int, out: int) -> int:
         """Writes the ids of n bytes; returns how many."""

@@ -1,8 +1,9 @@
-"""The compiled encoder: split, look each pre-token up in a cache, merge what is not there.
+"""The compiled encoder: split, look each pre-token up in a cache, cut those that are not there, merge the segments that are not there.
 
 The cache is two tables of sets of two entries, so its size never changes and nothing is ever cleared. A *narrow* entry, 32 bytes, holds a
 pre-token of at most 15 bytes and at most 4 ids; a *wide* one, 256 bytes, at most 120 bytes and 32 ids. Entries hold the pre-token itself,
 so what is found is what was asked for. A new entry goes to its set's second place; one that is found there changes places with the first.
+Segments (see ``crossings``) are kept as if they were pre-tokens, with a MARK only where these become tokens that merges do not make.
 
 A chunk's pre-tokens are hashed and their sets asked for (``prefetch``) before any is looked up, so that memory is waited for once, not
 a thousand times.
@@ -15,16 +16,20 @@ import numpy as np
 from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, load_int, loop, prefetch, store32, store64
 from groundup.tokenizer.merge_loops import SHORT, merge_long, merge_short
 from groundup.tokenizer.scan import CHUNK, ENDS, MARGIN, copy_tail, split_chunk
+from groundup.tokenizer.crossings import find_segments
 
 (
     SCRATCH, CLASSES, KIND, NARROW, NARROW_SHIFT, WIDE, WIDE_SHIFT, PAIRS, PAIR_MASK, BYTE_IDS, BYTE_PAIRS, WORK, WORK_LIMIT,
-    WHOLE, WHOLE_MASK, BLOB, OFFSETS, GIVEN, KEYS, REACHED, NEEDED, N_FIELDS,
-) = range(22)  # fmt: skip
+    WHOLE, WHOLE_MASK, BLOB, OFFSETS, CROSSINGS, CROSSINGS_SHIFT, SEGMENTS, GIVEN, KEYS, REACHED, NEEDED, N_FIELDS,
+) = range(25)  # fmt: skip
 """What stands where in a state, an int64 array: addresses of tables, their sizes, and what the encoder has to say beside its ids."""
 
 NARROW_BYTES, WIDE_BYTES = 32, 256
 NARROW_KEY, NARROW_IDS = 15, 4
 WIDE_KEY, WIDE_IDS = 120, 32
+MARK = 128
+"""Added to the length of a segment that must not pass for a pre-token."""
+
 GIVEN_KIND = -1
 """In place of a pattern: the ends are given, as int32 at GIVEN."""
 
@@ -65,36 +70,37 @@ def hash_of(data: bytes) -> int:
 
 
 @loop
-def _write_keys(source, begin, k, ends, keys, narrow, narrow_shift, wide, wide_shift):
-    """For each pre-token its key, two words, and where its set is: of the wide table if it is too long for a narrow entry."""
+def _narrow_key(at, n, length):
+    """The two words that stand for n <= NARROW_KEY bytes, of a length that may have a MARK, and their hash."""
+    bits = 8 * n
+    low = load64(at) & (_ALL >> np.uint64(64 - bits if bits < 64 else 0))
+    high = load64(at + 8) & ((np.uint64(1) << np.uint64(bits - 64 if bits > 64 else 0)) - np.uint64(1))
+    high |= np.uint64(length) << np.uint64(56)
+    mixed = low * _A + high * _B
+    return low, high, (mixed ^ (mixed >> np.uint64(32))) * _C
+
+
+@loop
+def _write_keys(source, begin, k, ends, keys, narrow, shift):
+    """For each pre-token its key, two words, and where its set is; for one too long for a narrow entry a key that no entry has."""
     for i in range(k):
         end = load32(ends + 4 * i)
         at, n = source + begin, end - begin
         begin = end
+        low, high, where = _ZERO, _LONG, narrow
         if n <= NARROW_KEY:
-            bits = 8 * n
-            low = load64(at) & (_ALL >> np.uint64(64 - bits if bits < 64 else 0))
-            high = load64(at + 8) & ((np.uint64(1) << np.uint64(bits - 64 if bits > 64 else 0)) - np.uint64(1))
-            high |= np.uint64(n) << np.uint64(56)
-            mixed = low * _A + high * _B
-            mixed = (mixed ^ (mixed >> np.uint64(32))) * _C
-            where = narrow + (np.int64(mixed >> np.uint64(narrow_shift)) << 6)
-        else:
-            low, high = _ZERO, _LONG
-            where = narrow
-            if n <= WIDE_KEY:
-                low = _hash_bytes(at, n) | np.uint64(1 << 20)  # so that it is not the beginning of any wide entry
-                where = wide + (np.int64(low >> np.uint64(wide_shift)) << 9)
-        prefetch(where)
+            low, high, mixed = _narrow_key(at, n, n)
+            where = narrow + (np.int64(mixed >> np.uint64(shift)) << 6)
+            prefetch(where)
         store64(keys + 24 * i, low)
         store64(keys + 24 * i + 8, high)
         store64(keys + 24 * i + 16, np.uint64(where))
 
 
 @loop
-def _wide_is(entry, at, n):
-    """Does a wide entry hold these n bytes?"""
-    if load8(entry) != n:
+def _wide_is(entry, at, n, length):
+    """Does a wide entry hold these n bytes, of a length that may have a MARK?"""
+    if load8(entry) != length:
         return False
     for i in range(0, n, 8):
         word = load64(at + i)
@@ -114,10 +120,10 @@ def _swap(a, b, n):
 
 
 @loop
-def _find_wide(entries, at, n, out):
+def _find_wide(entries, at, n, length, out):
     """Writes the ids that a set has for n bytes; returns how many, 0 if it has none."""
-    if not _wide_is(entries, at, n):
-        if not _wide_is(entries + WIDE_BYTES, at, n):
+    if not _wide_is(entries, at, n, length):
+        if not _wide_is(entries + WIDE_BYTES, at, n, length):
             return 0
         _swap(entries, entries + WIDE_BYTES, WIDE_BYTES)
     m = load8(entries + 1)
@@ -148,12 +154,7 @@ def _find_whole(at, n, state):
 
 @loop
 def _merge(at, n, state, out):
-    """Writes the ids of a pre-token of at most WORK_LIMIT bytes; returns how many."""
-    if load_int(state + 8 * WHOLE_MASK) >= 0:
-        token = _find_whole(at, n, state)
-        if token >= 0:
-            store32(out, token)
-            return 1
+    """Writes the ids of at most WORK_LIMIT bytes; returns how many."""
     work = load_int(state + 8 * WORK)
     byte_ids, byte_pairs = load_int(state + 8 * BYTE_IDS), load_int(state + 8 * BYTE_PAIRS)
     pairs, mask = load_int(state + 8 * PAIRS), load_int(state + 8 * PAIR_MASK)
@@ -178,10 +179,10 @@ def _keep_narrow(entries, low, high, m, out):
 
 
 @loop
-def _keep_wide(entries, at, n, m, out):
+def _keep_wide(entries, at, n, length, m, out):
     """Keeps m ids of n bytes in a set."""
     entry = entries if load8(entries) == 0 else entries + WIDE_BYTES
-    store64(entry, np.uint64(n | m << 8))
+    store64(entry, np.uint64(length | m << 8))
     for i in range(0, n, 8):
         word = load64(at + i)
         if n - i < 8:
@@ -192,28 +193,70 @@ def _keep_wide(entries, at, n, m, out):
 
 
 @loop
-def _encode_other(at, n, low, high, entries, state, out):
-    """Writes the ids of a pre-token that is not in the first narrow entry; returns how many, -1 if WORK_LIMIT is too small for it."""
-    if n <= NARROW_KEY and load64(entries + NARROW_BYTES) == low and load64(entries + NARROW_BYTES + 8) == high:
+def _find_narrow(entries, low, high, out):
+    """Writes the ids that a set has for a key; returns how many, 0 if it has none."""
+    if load64(entries) != low or load64(entries + 8) != high:
+        if load64(entries + NARROW_BYTES) != low or load64(entries + NARROW_BYTES + 8) != high:
+            return 0
         _swap(entries, entries + NARROW_BYTES, NARROW_BYTES)
-        ids = load64(entries + 16)
-        store64(out, ids & _IDS)
-        store64(out + 8, load64(entries + 24))
-        return np.int64(ids >> np.uint64(24)) & 255
-    wide = _ZERO
-    if n <= WIDE_KEY:
-        mixed = low if n > NARROW_KEY else _hash_bytes(at, n)
-        wide = np.uint64(load_int(state + 8 * WIDE)) + ((mixed >> np.uint64(load_int(state + 8 * WIDE_SHIFT))) << np.uint64(9))
-        m = _find_wide(np.int64(wide), at, n, out)
+    ids = load64(entries + 16)
+    store64(out, ids & _IDS)
+    store64(out + 8, load64(entries + 24))
+    return np.int64(ids >> np.uint64(24)) & 255
+
+
+@loop
+def _encode_segment(at, n, mark, state, out):
+    """Writes the ids of a segment, or of a pre-token that is one, from the cache or by merging; returns how many."""
+    entries = wide = np.int64(0)
+    low = high = mixed = _ZERO
+    if n <= NARROW_KEY:
+        low, high, mixed = _narrow_key(at, n, n | mark)
+        entries = load_int(state + 8 * NARROW) + (np.int64(mixed >> np.uint64(load_int(state + 8 * NARROW_SHIFT))) << 6)
+        m = _find_narrow(entries, low, high, out)
         if m > 0:
             return m
-    elif n > load_int(state + 8 * WORK_LIMIT):
-        return -1
+    if n <= WIDE_KEY:
+        mixed = _hash_bytes(at, n)
+        wide = load_int(state + 8 * WIDE) + (np.int64(mixed >> np.uint64(load_int(state + 8 * WIDE_SHIFT))) << 9)
+        m = _find_wide(wide, at, n, n | mark, out)
+        if m > 0:
+            return m
     m = _merge(at, n, state, out)
     if n <= NARROW_KEY and m <= NARROW_IDS:
         _keep_narrow(entries, low, high, m, out)
     elif n <= WIDE_KEY and m <= WIDE_IDS:
-        _keep_wide(np.int64(wide), at, n, m, out)
+        _keep_wide(wide, at, n, n | mark, m, out)
+    return m
+
+
+@loop
+def _encode_other(at, n, low, high, entries, state, out):
+    """Writes the ids of a pre-token that is not in the first narrow entry; returns how many, -1 if WORK_LIMIT is too small for it."""
+    if n <= NARROW_KEY:
+        m = _find_narrow(entries, low, high, out)
+        if m > 0:
+            return m
+    elif n > load_int(state + 8 * WORK_LIMIT):
+        return -1
+    mark = 0
+    if load_int(state + 8 * WHOLE_MASK) >= 0:
+        mark = MARK
+        token = _find_whole(at, n, state)
+        if token >= 0:
+            store32(out, token)
+            if n <= NARROW_KEY:
+                _keep_narrow(entries, low, high, 1, out)
+            return 1
+    ends = load_int(state + 8 * SEGMENTS)
+    k = find_segments(at, n, load_int(state + 8 * CROSSINGS), load_int(state + 8 * CROSSINGS_SHIFT), ends)
+    m = begin = 0
+    for i in range(k):
+        end = load32(ends + 4 * i)
+        m += _encode_segment(at + begin, end - begin, mark, state, out + 4 * m)
+        begin = end
+    if n <= NARROW_KEY and m <= NARROW_IDS and (k > 1 or mark > 0):
+        _keep_narrow(entries, low, high, m, out)
     return m
 
 
@@ -221,11 +264,10 @@ def _encode_other(at, n, low, high, entries, state, out):
 def _encode_pretokens(source, k, ends, state, out):
     """Writes the ids of k pre-tokens; returns where the next id goes, and sets NEEDED and REACHED where WORK_LIMIT is too small."""
     keys, narrow, narrow_shift = load_int(state + 8 * KEYS), load_int(state + 8 * NARROW), load_int(state + 8 * NARROW_SHIFT)
-    wide, wide_shift = load_int(state + 8 * WIDE), load_int(state + 8 * WIDE_SHIFT)
     begin = 0
     for first in range(0, k, BATCH):
         n = k - first if k - first < BATCH else BATCH
-        _write_keys(source, begin, n, ends + 4 * first, keys, narrow, narrow_shift, wide, wide_shift)
+        _write_keys(source, begin, n, ends + 4 * first, keys, narrow, narrow_shift)
         for i in range(n):
             end = load32(ends + 4 * (first + i))
             low, high, entry = load64(keys + 24 * i), load64(keys + 24 * i + 8), load_int(keys + 24 * i + 16)

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES = ir.VectorType(_I8, 64)
 
-SOURCES = ("machine.py", "classes.py", "matching.py", "rules.py", "scan.py", "pretokens.py", "merge_loops.py", "engine.py")
+SOURCES = ("machine.py", "classes.py", "matching.py", "rules.py", "scan.py", "pretokens.py", "merge_loops.py", "crossings.py", "engine.py")
 """The files whose compiled functions call each other."""
 
 

@@ -68,9 +68,12 @@ _ASCII_MEMBERS = {
     "Lo": "",
     "M": "",
 }
-CUT_AT_WHITE_SPACE = re.compile(rb"(?:[A-Za-z]|[\xd0\xd1][\x80-\xbf]|[\xe5-\xe8][\x80-\xbf]{2})(?=[ \t\r\n])")
-"""A letter (Latin, Cyrillic, U+5000..8FFF) before ASCII white space, where every pattern here ends a pre-token, whatever stands around:
-letters look at nothing that follows, and what follows looks at nothing before."""
+CUT_BEHIND_LETTER = re.compile(
+    rb"(?:[A-Za-z]|[\xd0\xd1][\x80-\xbf]|[\xe5-\xe8\xeb\xec][\x80-\xbf]{2})"  # Latin, Cyrillic, U+5000..8FFF, most of Hangul
+    rb"(?=[ \t\r\n!-&(-/:-@[-`{-~]|\xe3\x80[\x81\x82]|\xef\xbc\x8c)"  # white space, punctuation of ASCII but ', and three of Chinese
+)
+"""A letter before white space or punctuation, where every pattern here ends a pre-token, whatever stands around: letters look at nothing
+that follows but an apostrophe or a mark, and what follows looks at nothing before. There are many in text of any kind."""
 
 CUT_AT_SPACE = re.compile(rb"[!-~](?= )")
 """A visible character of ASCII before a space."""
@@ -181,7 +184,7 @@ def to_bytes(text: str) -> bytes:
 
 
 def cuts(
-    text: bytes | mmap, start: int, stop: int, size: int, cut_at: re.Pattern[bytes] | None = CUT_AT_WHITE_SPACE
+    text: bytes | mmap, start: int, stop: int, size: int, cut_at: re.Pattern[bytes] | None = CUT_BEHIND_LETTER
 ) -> Iterator[tuple[int, int]]:
     """Cuts part of a text into pieces of about ``size`` bytes that pre-tokenize as the whole does; yields where each begins and ends.
 
@@ -193,7 +196,7 @@ def cuts(
     yield start, stop
 
 
-def pieces(text: bytes, size: int, cut_at: re.Pattern[bytes] | None = CUT_AT_WHITE_SPACE) -> Iterator[bytes]:
+def pieces(text: bytes, size: int, cut_at: re.Pattern[bytes] | None = CUT_BEHIND_LETTER) -> Iterator[bytes]:
     """The pieces that ``cuts`` cuts a text into."""
     return (text[start:stop] for start, stop in cuts(text, 0, len(text), size, cut_at))
 
@@ -208,4 +211,4 @@ def pretoken_ends_of(pattern: Pattern) -> str | Callable[[bytes], np.ndarray]:
 
 def cut_at(pattern: Pattern) -> re.Pattern[bytes] | None:
     """Where a text may be cut that is to be split by a pattern; None where nothing is known of it."""
-    return CUT_AT_WHITE_SPACE if pattern in PATTERNS else None
+    return CUT_BEHIND_LETTER if pattern in PATTERNS else None

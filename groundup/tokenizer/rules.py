@@ -73,13 +73,26 @@ def _joining(at):
 
 
 @loop
+def _by_threes(N, N1, at, starts_before):
+    """Where in runs of numbers a pre-token of at most three begins; ``starts_before`` says so of the last three bytes before these."""
+    begin = N & ~N1
+    inner = N & N1 & bytes_with(at - 2, NUMBER) & bytes_with(at - 3, NUMBER)
+    if inner != _ZERO:
+        following = ((begin << np.uint64(3)) | starts_before) & inner
+        while following != _ZERO:
+            begin |= following
+            following = (following << np.uint64(3)) & inner
+    return begin
+
+
+@loop
 def _cl100k(source, classes, n, kind, starts, hard_bytes, certain):
     """``cl100k``, ``qwen2``, ``o200k``: any one character joins a word, and line breaks join the punctuation or white space before them.
 
     White space between two line breaks goes with them, however long it is: adding its first bit to its bits carries to the byte behind it,
     also from one machine word to the next, and that is hard where it is a line break.
     """
-    carry = breaks_before = K_before = _ZERO
+    carry = breaks_before = K_before = numbers = _ZERO
     for i in range(0, n, 64):
         at, raw = classes + i, source + i
         L, L1 = bytes_with(at, LETTER), bytes_with(at - 1, LETTER)
@@ -110,8 +123,8 @@ def _cl100k(source, classes, n, kind, starts, hard_bytes, certain):
         if kind == QWEN2:
             begin |= N & ~K_before
         else:
-            begin |= N & ~N1
-            hard |= N & N1 & bytes_with(at - 2, NUMBER) & bytes_with(at - 3, NUMBER)
+            numbers = _by_threes(N, N1, at, numbers >> np.uint64(61))
+            begin |= numbers
         if kind == O200K:
             begin |= split
             hard |= bytes_equal(raw, 47) & breaks1
@@ -129,7 +142,7 @@ def _cl100k(source, classes, n, kind, starts, hard_bytes, certain):
 @loop
 def _deepseek(source, classes, n, starts, hard_bytes, certain):
     """``deepseek-v3``: only ASCII punctuation joins a word, and that of ASCII letters; numbers and Chinese stand apart before all else."""
-    carry = breaks_before = K_before = _ZERO
+    carry = breaks_before = K_before = numbers = _ZERO
     for i in range(0, n, 64):
         at, raw = classes + i, source + i
         L, L1 = bytes_with(at, LETTER), bytes_with(at - 1, LETTER)
@@ -151,8 +164,9 @@ def _deepseek(source, classes, n, starts, hard_bytes, certain):
         begin |= breaks & (L1 | N1 | J1)
         begin |= P & (L1 | N1 | J1 | (W1 & ~B1))
         begin |= L & ~L1 & (N1 | J1 | breaks1 | (P1 & ~ascii_joins))
-        begin |= (N & ~N1) | (J & ~J1)
-        hard = bytes_with(at, HARD) | (N & N1 & bytes_with(at - 2, NUMBER) & bytes_with(at - 3, NUMBER))
+        numbers = _by_threes(N, N1, at, numbers >> np.uint64(61))
+        begin |= numbers | (J & ~J1)
+        hard = bytes_with(at, HARD)
         hard |= L & beyond & L1 & ~K1 & ~K
         indents = (spaces & breaks1) + carry
         carried = spaces + indents

@@ -2,9 +2,9 @@
 
 A pattern is looked at twice. ``match`` says where the pre-token that begins here ends, character by character, exactly; it is the pattern
 spelled out. ``boundaries`` (in ``rules``) says where pre-tokens begin from the classes of a character and its neighbours alone, in
-machine words with a bit for every byte. It marks as *hard* the bytes where that is not enough (contractions, long numbers, marks, rare
-spaces), and as *certain* those where a pre-token begins whatever stands around. From a pre-token's beginning nothing before it matters, so
-``_repair`` matches afresh from the certain beginning before a hard byte to the one after it.
+machine words with a bit for every byte. It marks as *hard* the bytes where that is not enough (contractions, marks, rare spaces, numbers
+outside ASCII), and as *certain* those where a pre-token begins whatever stands around. From a pre-token's beginning nothing before it
+matters, so ``_repair`` matches afresh from the certain beginning before a hard byte to the one after it.
 """
 
 from __future__ import annotations

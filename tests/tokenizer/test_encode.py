@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import groundup
 from groundup.errors import UsageError
 from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer
-from groundup.tokenizer.patterns import splitter
+from groundup.tokenizer.patterns import splitter, to_bytes, to_text
 from groundup.tokenizer.reference import ReferenceTokenizer
 
 SOURCES = [path.read_bytes() for path in sorted(Path(groundup.__file__).parent.glob("tokenizer/*.py"))]
@@ -127,6 +127,67 @@ def test_a_vocabulary_without_merges_follows_tiktoken(words: list[str], text: st
     merged = Tokenizer(None, {END_OF_TEXT: 400}, vocabulary=vocabulary, whole=False)
     assert merged.encode(text).tolist() == [token for word in pretokens for token in by_bytes(ids, word)]
     assert pickle.loads(pickle.dumps(tokenizer)).encode(text).tolist() == expected
+
+
+PLANES = "你好吗的中文、。，かなカナー한국어다é ñßжя🌍😀👩‍🔬ไทย\u0301a b1\n"
+FRAGMENTS = st.text(alphabet=PLANES, min_size=1, max_size=4).flatmap(
+    lambda text: st.tuples(st.integers(0, 3), st.integers(0, 3)).map(lambda cut: text.encode()[cut[0] : len(text.encode()) - cut[1]])
+)
+"""A few characters, of which the first and the last may lack bytes."""
+
+TEXTS = st.one_of(st.text(alphabet=PLANES, max_size=80).map(str.encode), st.lists(FRAGMENTS, max_size=12).map(b"".join))
+
+
+@settings(deadline=None)
+@given(st.lists(FRAGMENTS.filter(lambda token: len(token) > 1), unique=True, max_size=60), TEXTS, st.sampled_from(["gpt2", "cl100k"]))
+def test_tokens_across_characters_and_of_parts_of_them(fragments: list[bytes], data: bytes, pattern: str) -> None:
+    vocabulary = [bytes([byte]) for byte in range(256)] + fragments
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    pretokens = [to_bytes(pretoken) for pretoken in splitter(pattern)(to_text(data))]
+    merged = Tokenizer(None, (), pattern, vocabulary=vocabulary, whole=False)
+    whole = Tokenizer(None, (), pattern, vocabulary=vocabulary)
+    for _ in range(2):  # the second time all is in the cache
+        assert merged.encode_ordinary(data).tolist() == [token for word in pretokens for token in by_bytes(ids, word)]
+        expected = [token for word in pretokens for token in ([ids[word]] if word in ids else by_bytes(ids, word))]
+        assert whole.encode_ordinary(data).tolist() == expected
+
+
+@pytest.mark.parametrize("pair", [" 한", "한국", "かな", "éñ", "aé", "中文", "🌍😀", "中🌍", "é中", "中a"])
+def test_a_token_of_parts_of_two_characters_reaches_across_wherever_they_stand(pair: str) -> None:
+    left, right = (character.encode() for character in pair)
+    some = "".join(chr(ord(right.decode()) ^ i) for i in range(64))
+    for n in range(1, len(right) + 1):
+        fragments = [right[:i] for i in range(2, n + 1)] + [left[-1:] + right[:n]]
+        vocabulary = [bytes([byte]) for byte in range(256)] + fragments
+        tokenizer = Tokenizer(None, (), "gpt2", vocabulary=vocabulary, whole=False)
+        ids = {token: i for i, token in enumerate(vocabulary)}
+        for text in (pair * 20, "".join(pair[0] + character for character in some)):
+            for data in (
+                text.encode(),
+                text.encode() + left + right[:n],
+                text.encode() + left + right[:n] + b"\xff" + left + right[:n] + b"a",
+            ):
+                pretokens = [to_bytes(pretoken) for pretoken in splitter("gpt2")(to_text(data))]
+                assert tokenizer.encode_ordinary(data).tolist() == [token for word in pretokens for token in by_bytes(ids, word)]
+
+
+def test_a_segment_is_not_taken_for_a_pretoken() -> None:
+    pair = "你好".encode()  # a token that merges do not make
+    tokenizer = Tokenizer(None, (), "cl100k", vocabulary=[*(bytes([byte]) for byte in range(256)), pair, "吗".encode()[:2]])
+    for text in ("你好", "吗你好", "你好吗你好", "你好吗" * 30, "你好"):
+        expected = [256] if text == "你好" else by_bytes({token: i for i, token in enumerate(tokenizer.token_bytes)}, text.encode())
+        for _ in range(2):
+            assert tokenizer.encode(text).tolist() == expected
+
+
+@given(st.lists(st.text(alphabet=PLANES, min_size=40, max_size=400), min_size=3, max_size=3), st.integers(280, 500), ANY)
+@settings(deadline=None, max_examples=30)
+def test_text_in_scripts_without_spaces_is_encoded_as_by_the_reference(texts: list[str], size: int, like: Tokenizer) -> None:
+    tokenizer = Tokenizer.train([text.encode()[i:] for i, text in enumerate(texts)], size, pattern=like.pattern, n_workers=1)
+    reference = ReferenceTokenizer(tokenizer.merges, tokenizer.pattern)
+    for text in texts:
+        for data in (text.encode(), text.encode()[1:-1], text.replace(" ", "").encode()):
+            assert np.array_equal(tokenizer.encode_ordinary(data), reference.encode_ordinary(data))
 
 
 def test_merges_with_ids_of_their_own() -> None:

@@ -31,7 +31,7 @@ def test_ascii_spelling_agrees_on_every_pair_of_characters(pattern: str) -> None
         assert splitter(pattern)(text) == regex.findall(PATTERNS[pattern], text)
 
 
-@given(NAMES, st.one_of(CODE, st.text(alphabet="aB \t\r\n'", max_size=40)), st.integers(0, 10))
+@given(NAMES, st.one_of(CODE, st.text(alphabet="aBж学다 \t\r\n'\"{,、。，．\u0301", max_size=40)), st.integers(0, 10))
 def test_pieces_pretokenize_as_the_whole(pattern: str, text: str, size: int) -> None:
     split = splitter(pattern)
     cut = list(pieces(text.encode(), size))

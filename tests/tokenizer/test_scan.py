@@ -53,6 +53,7 @@ RUNS = [
     "'re",
     "'ſt",
     "1234567",
+    "1" * 70,
     "((",
     "//",
     "word",
@@ -123,4 +124,14 @@ def test_chunks_meet_without_a_seam(pattern: str, before: int, filling: str, tex
 
 def test_every_pattern_is_compiled_and_every_source_watched() -> None:
     assert KINDS.keys() == PATTERNS.keys()
-    assert {"scan.py", "pretokens.py", "engine.py", "rules.py", "matching.py", "merge_loops.py", "machine.py", "classes.py"} == set(SOURCES)
+    assert {
+        "scan.py",
+        "pretokens.py",
+        "engine.py",
+        "rules.py",
+        "matching.py",
+        "merge_loops.py",
+        "crossings.py",
+        "machine.py",
+        "classes.py",
+    } == set(SOURCES)
