@@ -13,6 +13,7 @@ from groundup.account.budget import Budget, format_count, format_flops, format_s
 from groundup.account.cost import cost
 from groundup.account.law import LossLaw
 from groundup.account.rules import (
+    LEAST_STEPS,
     MAX_EPOCHS,
     SMALL_SCALE,
     Choice,
@@ -138,8 +139,9 @@ def make_plan(
         "vocab_size", choose_vocab_size(flops, funds.text_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "assumed"
     )
     seq_len = say("seq_len", choose_seq_len(flops), "256 (C / 1e13)^0.2, at least 256: shorter lost", "docs/lab.md")
-    unique, tokens_per_step = funds.text_bytes / bytes_per_token(vocab), choose_tokens_per_step(flops)
     max_epochs = say("max_epochs", MAX_EPOCHS, "more and the network learns the text by heart, and other texts worse", "docs/lab.md")
+    unique = funds.text_bytes / bytes_per_token(vocab)
+    tokens_per_step = min(choose_tokens_per_step(flops), max(seq_len, int(max_epochs * unique / LEAST_STEPS)))
     model = best_shape(
         say, machine, vocab, seq_len, tokens_per_step, funds.train_seconds * world_size, unique, funds.prior, law, max_epochs
     )
@@ -274,7 +276,7 @@ def _batch(machine: Machine, model: ModelConfig, seq_len: int, tokens_per_step: 
     batch = say(
         "batch_size",
         max(1, round(tokens_per_step / seq_len / world_size)) * world_size,
-        "2048 (C / 1.5e13)^0.33 tokens a step",
+        f"2048 (C / 1.5e13)^0.33 tokens a step, but {LEAST_STEPS} steps at least before the text is used up",
         "docs/lab.md; the exponent assumed",
     )
     if batch % world_size:

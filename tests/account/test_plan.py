@@ -153,6 +153,11 @@ def test_beyond_what_runs_have_borne_out_the_plan_says_that_the_law_is_extrapola
     assert all("extrapolated" in s for s in source("2d"))
 
 
+def test_little_text_is_spread_over_many_steps():
+    little = plan("1h", 200_000, d_model=64)
+    assert 300 <= little.n_steps < 400 and little.batch_size < plan("1h").batch_size
+
+
 def test_a_text_that_is_used_up_buys_a_larger_model_not_more_epochs():
     capped, free = plan("1h", 3 * MB), plan("1h", 3 * MB, max_epochs=1e9)
     unique = capped.text_bytes / bytes_per_token(capped.model.vocab_size)
