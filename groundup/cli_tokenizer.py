@@ -16,11 +16,13 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional
 
 from groundup.errors import UsageError
 from groundup.tokenizer import Tokenizer, baselines
+from groundup.tokenizer.formats.rank_files import PatternMissing
 
 if TYPE_CHECKING:
     from groundup.evaluate.tokenizers import Coding, Comparison
 
 STANDARD_INPUT = "-"
+ANY_PATTERN = "any"
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ class TrainTokenizer:
     vocab_size: int = 32_000
     """Ids wanted: 256 bytes, the merges and the special tokens."""
     out: Path = Path("tokenizer.json")
-    """Where to write; a folder gets a tokenizer.json."""
+    """Where to write; a folder gets a tokenizer.json. Names that end in .tiktoken or vocab.json choose these formats."""
     pattern: str = "gpt2"
-    """How text is cut before merging."""
+    """How text is cut before merging: gpt2, cl100k, o200k, qwen2, deepseek-v3, smollm, or a regular expression."""
     special_tokens: tuple[str, ...] = ("<|endoftext|>",)
     """Texts that are one token each."""
     ties: Literal["greatest", "huggingface"] = "greatest"
     """Which of equally frequent pairs is merged first: the lexicographically greater, or as Hugging Face's trainer has it."""
+    memory_gb: float = 8.0
+    """What different pre-tokens may take; beyond it the rarest do not count, as it then says."""
     text_field: str = "text"
     """Field of the text in JSONL and Parquet files."""
     debug: bool = False
@@ -53,7 +57,13 @@ class TrainTokenizer:
         texts = (document.text for document in corpus.documents())
         with training_tokenizer() as progress:
             tokenizer = Tokenizer.train(
-                texts, self.vocab_size, pattern=self.pattern, special_tokens=self.special_tokens, ties=self.ties, progress=progress
+                texts,
+                self.vocab_size,
+                pattern=self.pattern,
+                special_tokens=self.special_tokens,
+                ties=self.ties,
+                memory_bytes=int(self.memory_gb * 1e9),
+                progress=progress,
             )
         tokenizer.save(self.out)
         print(f"wrote {self.out}: {tokenizer.vocab_size:,} tokens; next: groundup tokenizer show {self.out} --text 'Hello, world!'")
@@ -64,11 +74,13 @@ class Encode:
     """Prints the ids of a text, or writes them to a file of little-endian uint32."""
 
     tokenizer: Positional[Path]
-    """A tokenizer.json, or a folder that holds one, such as a run."""
+    """A tokenizer.json, .tiktoken, vocab.json or SentencePiece .model, or a folder that holds one, such as a run."""
     file: Positional[str] = STANDARD_INPUT
     """The text; - is standard input."""
     out: Path | None = None
     """Write the ids here instead of printing them."""
+    pattern: str | None = None
+    """How text is cut, for a file that does not say it."""
     special: bool = False
     """Take the texts of special tokens as these tokens; otherwise they are text like any other."""
     debug: bool = False
@@ -76,7 +88,7 @@ class Encode:
 
     def run(self) -> None:
         """Encodes all of the text."""
-        tokenizer, text = Tokenizer.load(self.tokenizer), _read(self.file)
+        tokenizer, text = _load(self.tokenizer, self.pattern), _read(self.file)
         ids = tokenizer.encode(text, allowed_special="all") if self.special else tokenizer.encode_ordinary(text)
         if self.out is None:
             print(*ids.tolist())
@@ -92,7 +104,7 @@ class Decode:
     """Writes the bytes of some ids to standard output."""
 
     tokenizer: Positional[Path]
-    """A tokenizer.json, or a folder that holds one, such as a run."""
+    """A tokenizer.json, .tiktoken, vocab.json or SentencePiece .model, or a folder that holds one, such as a run."""
     ids: Positional[tuple[int, ...]] = ()
     """The ids; none reads them from standard input, as text."""
     file: Path | None = None
@@ -102,7 +114,7 @@ class Decode:
 
     def run(self) -> None:
         """Decodes exactly: bytes that are no text come out as they were."""
-        sys.stdout.buffer.write(Tokenizer.load(self.tokenizer).decode_bytes(self._ids()))
+        sys.stdout.buffer.write(_load(self.tokenizer, ANY_PATTERN).decode_bytes(self._ids()))
         sys.stdout.buffer.flush()
 
     def _ids(self) -> Sequence[int] | np.ndarray:
@@ -151,11 +163,13 @@ class Show:
     """Colours the tokens of a text, in the terminal or as an HTML page."""
 
     tokenizer: Positional[Path]
-    """A tokenizer.json, or a folder that holds one, such as a run."""
+    """A tokenizer.json, .tiktoken, vocab.json or SentencePiece .model, or a folder that holds one, such as a run."""
     file: Positional[str] = STANDARD_INPUT
     """The text; - is standard input."""
     text: str | None = None
     """The text itself, instead of a file."""
+    pattern: str | None = None
+    """How text is cut, for a file that does not say it."""
     html: Path | None = None
     """Write a page here instead, which shows each token's id and bytes when pointed at."""
     debug: bool = False
@@ -165,7 +179,7 @@ class Show:
         """Shows where one token ends and the next begins."""
         from groundup.terminal import show_tokens
 
-        tokenizer = Tokenizer.load(self.tokenizer)
+        tokenizer = _load(self.tokenizer, self.pattern)
         ids = tokenizer.encode(_read(self.file) if self.text is None else self.text, allowed_special="all")
         tokens = [(i, tokenizer.token_bytes[i]) for i in ids.tolist()]
         if self.html is None:
@@ -202,6 +216,16 @@ def _open(name: str, texts: Sequence[bytes]) -> Coding:
         return baselines.ByteTokenizer()
     learners = {"characters": baselines.character_tokenizer, "words": baselines.word_tokenizer}
     return learners[name](text[: len(text) // 2] for text in texts) if name in learners else Tokenizer.load(name)
+
+
+def _load(path: Path, pattern: str | None) -> Tokenizer:
+    """The tokenizer of a file or folder; ANY_PATTERN for one that will not encode."""
+    try:
+        return Tokenizer.load(path, pattern=None if pattern == ANY_PATTERN else pattern)
+    except PatternMissing as e:
+        if pattern == ANY_PATTERN:
+            return Tokenizer.load(path, pattern="gpt2")
+        raise UsageError(str(e).replace("pass pattern=", "add --pattern ")) from None
 
 
 def _read(file: str) -> bytes:

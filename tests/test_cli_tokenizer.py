@@ -57,6 +57,18 @@ def test_tokenizers_are_compared_and_shown(here, capfdbinary):
     assert "été" in (here / "page.html").read_text()
 
 
+def test_other_formats_are_written_and_read(here, capfdbinary):
+    cli.main(["tokenizer", "train", "text.txt", "--vocab-size", "270", "--out", "own.tiktoken", "--pattern", r"\w+|\W"])
+    capfdbinary.readouterr()
+    cli.main(["tokenizer", "encode", "own.tiktoken", "text.txt", "--pattern", r"\w+|\W"])
+    ids = capfdbinary.readouterr().out.split()
+    cli.main(["tokenizer", "decode", "own.tiktoken", *map(bytes.decode, ids)])
+    assert capfdbinary.readouterr().out == (here / "text.txt").read_bytes()
+    with pytest.raises(SystemExit):
+        cli.main(["tokenizer", "show", "own.tiktoken", "--text", "a"])
+    assert b"add --pattern cl100k" in capfdbinary.readouterr().err
+
+
 REFUSED = {
     "no tokenizer": ("show nowhere --text a", "nowhere"),
     "no text": ("encode t.json nowhere.txt", "nowhere.txt"),

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from groundup.tokenizer import engine
+from groundup.tokenizer.crossings import crossing_table
 from groundup.tokenizer.engine import N_FIELDS, NARROW_BYTES, WIDE_BYTES
 from groundup.tokenizer.merge_loops import BYTES_EACH, NONE, SHORT
 from groundup.tokenizer.scan import KINDS, MARGIN, address_of_classes, new_scratch
-from groundup.tokenizer.crossings import crossing_table
 
 NARROW_SETS, WIDE_SETS = 1 << 17, 1 << 14
 """Sizes of a thread's cache: 8 MiB for short and as much for long pre-tokens."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from groundup.tokenizer.crossings import find_segments
 from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, load_int, loop, prefetch, store32, store64
 from groundup.tokenizer.merge_loops import SHORT, merge_long, merge_short
 from groundup.tokenizer.scan import CHUNK, ENDS, MARGIN, copy_tail, split_chunk
-from groundup.tokenizer.crossings import find_segments
 
 (
     SCRATCH, CLASSES, KIND, NARROW, NARROW_SHIFT, WIDE, WIDE_SHIFT, PAIRS, PAIR_MASK, BYTE_IDS, BYTE_PAIRS, WORK, WORK_LIMIT,

@@ -191,7 +191,12 @@ def test_memory_is_bounded_and_what_is_left_out_is_said(monkeypatch: pytest.Monk
     assert not capfd.readouterr().err
     tables: list[counting.Counter] = []
     grow = counting.Counter._grow
-    monkeypatch.setattr(counting.Counter, "_grow", lambda self, *sizes: (grow(self, *sizes), tables.append(self)) and None)
+
+    def noted(table: counting.Counter, *sizes: int) -> None:
+        grow(table, *sizes)
+        tables.append(table)
+
+    monkeypatch.setattr(counting.Counter, "_grow", noted)
     training._say_what_is_left_out.cache_clear()
     monkeypatch.setattr("groundup.tokenizer.counting.Counter.__init__.__defaults__", (64, 256, None))  # from 3 MB else
     limit = 2_000_000

@@ -31,12 +31,16 @@ KNOWN_RANKS: dict[str, tuple[str, dict[str, int]]] = {
 """Pattern and special tokens of the files that tiktoken fetches, by name (``tiktoken_ext/openai_public.py``)."""
 
 
+class PatternMissing(UsageError):
+    """A file does not say how text is cut."""
+
+
 def read_tiktoken(path: Path, pattern: Pattern | None, special_tokens: Special | None) -> dict[str, Any]:
     """The arguments of the ``Tokenizer`` that a file of tokens in base64 and their ranks describes."""
     known_pattern, known_special = KNOWN_RANKS.get(path.stem, (None, {}))
     if pattern is None and known_pattern is None:
-        raise UsageError(
-            f"{path} does not say its pattern: pass pattern=, such as 'cl100k', or a known name such as {next(iter(KNOWN_RANKS))}"
+        raise PatternMissing(
+            f"{path} does not say its pattern: pass pattern=cl100k or another, or a name such as {next(iter(KNOWN_RANKS))}"
         )
     vocab: dict[bytes, int] = {}
     for number, line in enumerate(_read(path).splitlines(), 1):

@@ -17,6 +17,7 @@ from tokenizers import pre_tokenizers
 import groundup
 from groundup.errors import GroundupError, UsageError
 from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer
+from groundup.tokenizer.formats.json_writing import to_json
 from groundup.tokenizer.pretokens import pretoken_ends
 
 SOURCES = [path.read_bytes() for path in sorted(Path(groundup.__file__).parent.glob("tokenizer/*.py"))]
@@ -213,3 +214,14 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         Tokenizer([]).save(path)
     assert Tokenizer.load(path).hash == old.hash
     assert os.listdir(tmp_path) == ["tokenizer.json"]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(alphabet="abcé", min_size=2, max_size=6), unique=True, max_size=30), st.text(alphabet="abcé ", max_size=60))
+def test_a_vocabulary_under_tiktokens_rule_opens_in_tokenizers(words: list[str], text: str) -> None:
+    """Whose merges are listed in every way that makes a token, though a token is only ever made in one."""
+    vocabulary = [bytes([byte]) for byte in range(256)] + [word.encode() for word in words]
+    ours = Tokenizer(None, {END_OF_TEXT: 300}, "cl100k", vocabulary=vocabulary)
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(to_json(ours, Path("tokenizer.json"))))
+    text += END_OF_TEXT + text
+    assert ours.encode(text, allowed_special="all").tolist() == theirs.encode(text).ids
