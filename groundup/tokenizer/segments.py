@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from groundup.errors import UsageError
 from groundup.tokenizer.added import AddedToken, Finder
 from groundup.tokenizer.byte_fallback import Pieces
 from groundup.tokenizer.normalizing import Normalization, Normalizer, Section
@@ -90,3 +91,15 @@ class Segmenter:
     def _prefix_at(self, start: int) -> bytes:
         """What is put before a stretch that begins so far into the text."""
         return b" " if self._prefix == "every" or (self._prefix == "first" and start == 0) else b""
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    """A text in UTF-8; bytes as they are. Raises UsageError for anything else."""
+    if isinstance(text, bytes):
+        return text
+    if not isinstance(text, str):
+        raise UsageError(f"a text is str or bytes, not {type(text).__name__}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # lone surrogates become U+FFFD, pairs of them the character they stand for
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 import sys
 import threading
@@ -27,9 +26,9 @@ from groundup.tokenizer.idfile import mapped, write_ids
 from groundup.tokenizer.merging import MAX_VOCAB_SIZE, Ties
 from groundup.tokenizer.normalizing import Normalizer
 from groundup.tokenizer.parallel import batched, map_threads, resolve_threads
-from groundup.tokenizer.patterns import CUT_AT_SPACE, Pattern, check_pattern, cut_at, pieces, pretoken_ends_of
-from groundup.tokenizer.segments import Part, Segmenter, Text
-from groundup.tokenizer.training import MEMORY_BYTES, Progress, learn_merges
+from groundup.tokenizer.patterns import CUT_AT_SPACE, Pattern, check_pattern, cut_at, pretoken_ends_of
+from groundup.tokenizer.segments import Part, Segmenter, Text, as_bytes
+from groundup.tokenizer.training import MEMORY_BYTES, Progress, learn_merges, sample
 from groundup.tokenizer.vocabulary import Special, Vocabulary
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ Some = Collection[str] | Literal["all"]
 """A choice of special tokens: by name, or all."""
 
 _PIECE_BYTES = 1 << 19  # of a long text, for a thread at a time
-_SAMPLE_BYTES = 1 << 14
 _BATCH_BYTES = 1 << 19
 _CALL_BYTES = 256  # that could be encoded in the time that a call takes
 _NONE: frozenset[str] = frozenset()
@@ -182,9 +180,9 @@ class Tokenizer:
             raise UsageError(f"vocab_size is {vocab_size}: ask for {least} (256 bytes and the special tokens) to {MAX_VOCAB_SIZE}")
         report = progress or (lambda stage, done, total: None)
         separator = any_of(special_tokens)
-        segments = chain.from_iterable(separator.split(_as_bytes(text)) if special_tokens else [_as_bytes(text)] for text in texts)
+        segments = chain.from_iterable(separator.split(as_bytes(text)) if special_tokens else [as_bytes(text)] for text in texts)
         if max_bytes is not None:
-            segments = _sample(chain.from_iterable(pieces(segment, _SAMPLE_BYTES) for segment in segments), max_bytes)
+            segments = sample(segments, max_bytes, pattern)
         merges = learn_merges(segments, pattern, n_merges, ties=ties, n_workers=n_workers, progress=report, memory_bytes=memory_bytes)
         if merges is None:
             raise UsageError("there is no text to train a tokenizer on: give a corpus that is not empty")
@@ -262,7 +260,7 @@ class Tokenizer:
 
         Raises UsageError where a disallowed special token stands in the text: text from outside must not pass for a control token.
         """
-        data = _as_bytes(text)
+        data = as_bytes(text)
         parts = self._parts(data, allowed_special, disallowed_special)
         if len(data) < _PIECE_BYTES and not allowed_special and self._segmenter.is_plain:
             ids = self._encode(data, 0, len(data))
@@ -279,7 +277,7 @@ class Tokenizer:
 
         A byte of invalid UTF-8 between 0x80 and 0xBF counts as a part of the character before it.
         """
-        data = _as_bytes(text)
+        data = as_bytes(text)
         parts = list(self._parts(data, allowed_special, disallowed_special))
         encoded = list(map(self._encode_one, parts))
         found = [
@@ -310,7 +308,7 @@ class Tokenizer:
 
         def all_parts() -> Iterator[Part]:
             for text in texts:
-                parts = list(self._parts(_as_bytes(text), allowed_special, disallowed_special))
+                parts = list(self._parts(as_bytes(text), allowed_special, disallowed_special))
                 lengths.append(len(parts))
                 yield from parts
 
@@ -361,7 +359,7 @@ class Tokenizer:
         self, text: str | bytes, *, allowed_special: Some = (), disallowed_special: Some = "all", n_workers: int | None = None
     ) -> int:
         """How many tokens ``encode`` would give, without holding them all."""
-        parts = self._parts(_as_bytes(text), allowed_special, disallowed_special)
+        parts = self._parts(as_bytes(text), allowed_special, disallowed_special)
         return sum(ids.size for ids in map_threads(self._encode_one, parts, resolve_threads(n_workers)))
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
@@ -497,28 +495,3 @@ def compiled_room() -> ModuleType:
     finally:
         timer.cancel()
     return encoder
-
-
-def _as_bytes(text: str | bytes) -> bytes:
-    if isinstance(text, bytes):
-        return text
-    if not isinstance(text, str):
-        raise UsageError(f"a text is str or bytes, not {type(text).__name__}")
-    try:
-        return text.encode()
-    except UnicodeEncodeError:  # lone surrogates become U+FFFD, pairs of them the character they stand for
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
-
-def _sample(blocks: Iterable[bytes], max_bytes: int) -> list[bytes]:
-    """The blocks with the smallest hashes, as few as reach ``max_bytes`` (bottom-k sampling, Cohen & Kaplan 2007)."""
-    if max_bytes < 1:
-        raise UsageError(f"max_bytes is {max_bytes}: ask for at least 1")
-    kept: list[tuple[int, bytes]] = []  # a heap with the greatest hash on top
-    total = 0
-    for block in blocks:
-        heapq.heappush(kept, (-int.from_bytes(hashlib.blake2b(block, digest_size=8).digest(), "big"), block))
-        total += len(block)
-        while total - len(kept[0][1]) >= max_bytes:
-            total -= len(heapq.heappop(kept)[1])
-    return [block for _, block in sorted(kept)]

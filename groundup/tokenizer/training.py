@@ -6,6 +6,8 @@ threads in ``counting`` and merged by ``merge_training``. Both give the same mer
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 import sys
 import threading
 from collections import Counter
@@ -14,6 +16,7 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from groundup.errors import UsageError
 from groundup.tokenizer.merging import Ties, learn
 from groundup.tokenizer.parallel import batched, map_batches, map_threads, resolve_threads
 from groundup.tokenizer.patterns import PATTERNS, Pattern, cut_at, pieces, splitter, to_text
@@ -27,6 +30,8 @@ COMPILED_SYMBOLS = 1_000_000
 """Bytes of distinct pre-tokens from which on they are merged by a compiled loop."""
 PLAIN_PIECE, PIECE = 1 << 16, 1 << 20  # in plain Python small, so a stretch of ASCII in a text that is not is split the fast way
 BATCH_BYTES = 1 << 19
+SAMPLE_BYTES = 1 << 14
+"""Of a block that is in a sample or not."""
 MEMORY_BYTES = 8 << 30
 """What training may take by default."""
 MERGING_BYTES = 80
@@ -80,6 +85,23 @@ def learn_merges(
     from groundup.tokenizer import counting, merge_training
 
     return merge_training.learn(counting.Pretokens.of(counts), n_merges, merged, ties)
+
+
+def sample(segments: Iterable[bytes], max_bytes: int, pattern: Pattern) -> list[bytes]:
+    """Of the segments, cut into blocks, those with the smallest hashes, as few as reach ``max_bytes``.
+
+    This is bottom-k sampling (Cohen & Kaplan 2007).
+    """
+    if max_bytes < 1:
+        raise UsageError(f"max_bytes is {max_bytes}: ask for at least 1")
+    kept: list[tuple[int, bytes]] = []  # a heap with the greatest hash on top
+    total = 0
+    for block in chain.from_iterable(pieces(segment, SAMPLE_BYTES, cut_at(pattern)) for segment in segments):
+        heapq.heappush(kept, (-int.from_bytes(hashlib.blake2b(block, digest_size=8).digest(), "big"), block))
+        total += len(block)
+        while total - len(kept[0][1]) >= max_bytes:
+            total -= len(heapq.heappop(kept)[1])
+    return [block for _, block in sorted(kept)]
 
 
 def count_by_threads(
