@@ -19,7 +19,11 @@ modules = [".".join(("groundup", *path.relative_to(ROOT).with_suffix("").parts))
 checked = [name for name in modules if name.rpartition(".")[2] not in COMPILED | {"__init__"}]
 jaxtyping.install_import_hook(checked, "checking.typechecker")  # before anything else of groundup is imported
 
+import hypothesis  # noqa: E402
 import torch  # noqa: E402
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes says more of the machine than of the code
+hypothesis.settings.load_profile("untimed")
 
 torch.set_num_threads(1)  # one order of summation, and no thread to wake for tensors this small
 

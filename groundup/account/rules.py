@@ -26,6 +26,9 @@ after two to three times (docs/lab.md)."""
 LEAST_STEPS = 300
 """Steps that little text is spread over, by smaller batches: fewer and the network has hardly moved."""
 
+NO_DIFFERENCE = 0.01
+"""Bits a byte for which no time is spent where the text is used up: a model far too large for it would win by less."""
+
 WIDTHS = (64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048)
 
 
@@ -258,22 +261,25 @@ def best_shape(
     """The candidate with the lowest predicted loss within the seconds.
 
     Every width is costed exactly, timed by the machine's rates, and scored by the law at as many tokens as the seconds hold, but at most
-    ``max_epochs`` times the ``unique`` ones: where the text is used up, time buys a larger model.
+    ``max_epochs`` times the ``unique`` ones: where the text is used up, time buys a larger model, as long as that makes a difference.
     """
-    best: tuple[float, ModelConfig, float, float] | None = None
+    scored: list[tuple[float, float, float, ModelConfig]] = []
     for config in _candidates(say.overrides, vocab, seq_len, prior, machine.device):
         counted = cost(config, seq_len=seq_len)
         if 16 * counted.parameters > 0.8 * machine.memory_bytes:
             continue
         n = counted.parameters_non_embedding + vocab * config.d_model
         tokens = min(seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step, max_epochs * unique)
-        loss = law.loss(n, tokens, unique)
-        if best is None or loss < best[0]:
-            best = (loss, config, n, tokens)
-    if best is None:
+        scored.append((law.loss(n, tokens, unique), n, tokens, config))
+    if not scored:
         raise UsageError("no model fits this machine's memory: set --d-model and --n-layers smaller, or --vocab-size")
-    _, config, n, tokens = best
-    why = f"lowest predicted loss of all shapes: N {format_count(n)}, D {format_count(tokens)}"
+    lowest, n, tokens, config = min(scored, key=lambda score: score[0])
+    why = "lowest predicted loss of all shapes"
+    if tokens == max_epochs * unique:
+        equal = [score for score in scored if score[2] == tokens and score[0] <= lowest + NO_DIFFERENCE]
+        _, n, tokens, config = min(equal, key=lambda score: score[1])
+        why = f"the smallest of those that read all of the text within {NO_DIFFERENCE} of the lowest predicted loss"
+    why += f": N {format_count(n)}, D {format_count(tokens)}"
     beyond = tokens * cost(config, seq_len=seq_len).flops_per_token_training > law.known_to_flops
     source = f"{law.name}; extrapolated beyond {format_flops(law.known_to_flops)}" if beyond else law.name
     say("d_model", config.d_model, why, source)

@@ -2,7 +2,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.account import Budget, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
@@ -33,13 +33,11 @@ def test_budgets_as_people_write_them(text, amount, unit):
     assert parse_budget(text) == Budget(amount, unit)
 
 
-@settings(deadline=None)
 @given(budgets)
 def test_a_budget_reads_back_what_it_prints(budget):
     assert parse_budget(str(budget)) == budget
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(0, 23), st.integers(0, 59), st.integers(1, 59))
 def test_parts_of_a_duration_add_up(d, h, m, s):
     assert parse_budget(f"{d}d{h}h{m}m{s}s") == Budget(86_400 * d + 3_600 * h + 60 * m + s, "seconds")
@@ -78,7 +76,6 @@ def test_a_bad_budget_is_refused_in_one_short_sentence_with_examples(text, mista
     assert "2e17flop" in message and "\n" not in message and len(message) < 250
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_budget_above_zero_or_refused(text):
     try:
@@ -148,7 +145,6 @@ def test_numbers_for_people(shown, text):
     assert shown == text
 
 
-@settings(deadline=None)
 @given(st.floats(1, 1e24))
 def test_a_formatted_number_is_within_its_last_digit(value):
     prefixes = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21, "Y": 1e24}

@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from model_shapes import LLAMA_3_8B, QWEN3_600M, SMOLLM2_135M, configs, uniform
 
@@ -70,14 +70,12 @@ def test_each_component_by_hand():
     assert {row.name: (row.parameters, row.training_flops) for row in rows_found} == {n: (p, 3 * c) for n, (p, c) in expected.items()}
 
 
-@settings(deadline=None)
 @given(length=st.integers(1, 40), window=st.none() | st.integers(1, 50))
 def test_causal_pairs_are_those_a_loop_finds(length, window):
     seen = sum(j <= i and (window is None or i - j < window) for i in range(length) for j in range(length))
     assert causal_pairs(length, window) == seen
 
 
-@settings(deadline=None)
 @given(length=st.integers(1, 40), window=st.none() | st.integers(1, 50), block=st.integers(1, 50))
 def test_executed_pairs_are_those_a_loop_over_blocks_finds(length, window, block):
     pairs = 0
@@ -89,7 +87,6 @@ def test_executed_pairs_are_those_a_loop_over_blocks_finds(length, window, block
     assert causal_pairs(length, window) <= pairs <= executed_pairs(length, window, None) == length**2
 
 
-@settings(deadline=None)
 @given(configs(), st.lists(st.integers(1, 12), min_size=1, max_size=5))
 def test_packed_documents_cost_what_their_attention_costs_alone(config, lengths):
     def attention(counted):
@@ -101,7 +98,6 @@ def test_packed_documents_cost_what_their_attention_costs_alone(config, lengths)
     assert packed.tree.executed_training_flops == cost(config, seq_len=sum(lengths)).tree.executed_training_flops
 
 
-@settings(deadline=None)
 @given(configs(), st.integers(1, 64))
 def test_rows_and_weights_sum_to_the_model(config, seq_len):
     counted = cost(config, seq_len=seq_len)

@@ -163,6 +163,8 @@ def test_a_text_that_is_used_up_buys_a_larger_model_not_more_epochs():
     unique = capped.text_bytes / bytes_per_token(capped.model.vocab_size)
     assert capped.n_steps <= capped.most_steps == math.ceil(MAX_EPOCHS * unique / (capped.batch_size * capped.seq_len))
     assert capped.model.d_model > free.model.d_model and free.tokens > 2 * capped.tokens
+    endless = plan("1000h", 3 * MB)
+    assert endless.model.d_model < 1024 and endless.n_steps == endless.most_steps
     small = plan("1h", 3 * MB, d_model=64)
     assert small.n_steps == small.most_steps and small.predicted_seconds < 0.5 * 3600
     assert next(choice for choice in small.choices if choice.name == "steps").why.startswith("2 times the text")

@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from model_shapes import LLAMA_3_8B, SMOLLM2_135M, configs, uniform
 
@@ -39,7 +39,6 @@ def test_saved_tensors_of_a_layer_by_hand():
     assert sum(sum(lines.values()) for lines in saved.values()) == 4 * numbers
 
 
-@settings(deadline=None)
 @given(configs(), st.integers(1, 4), st.integers(1, 64), st.sampled_from([CPU, GPU]), st.booleans())
 def test_the_rows_sum_to_the_peak_and_nothing_is_negative(config, batch_size, seq_len, run, accumulating):
     memory = training_memory(config, batch_size=batch_size, seq_len=seq_len, run=run, accumulating=accumulating, given={"process": 10**6})
@@ -50,7 +49,6 @@ def test_the_rows_sum_to_the_peak_and_nothing_is_negative(config, batch_size, se
     assert memory.timeline[-1].categories["activations"] == 0
 
 
-@settings(deadline=None)
 @given(configs(), st.integers(1, 4), st.integers(1, 32))
 def test_more_of_anything_never_takes_less(config, batch_size, seq_len):
     def peak(**changes):

@@ -34,7 +34,7 @@ def assert_equal(one: Batch, other: Batch) -> None:
         assert a.dtype == b.dtype
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 150), st.integers(0, 99), st.integers(0, 1000))
 def test_a_batch_is_windows_of_the_ring_with_the_next_token_of_the_same_document_as_target(lengths, batch_size, seq_len, seed, step):
     store = store_of(lengths)
@@ -48,7 +48,7 @@ def test_a_batch_is_windows_of_the_ring_with_the_next_token_of_the_same_document
     np.testing.assert_array_equal(batch.documents, np.cumsum(opens[:, :-1], axis=1) - opens[:, :1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS, st.integers(1, 9), st.integers(1, 80), st.integers(0, 99))
 def test_an_epoch_shows_every_window_once_and_no_input_twice(lengths, batch_size, seq_len, seed):
     store = store_of(lengths)
@@ -69,7 +69,7 @@ def test_epochs_and_seeds_differ_in_order_and_phase():
     assert len({positions[0] % 16 for positions in epochs}) > 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS, st.sampled_from([1, 2, 3, 4, 6]), st.integers(1, 40), st.integers(0, 50))
 def test_the_ranks_share_the_same_global_batch(lengths, world_size, seq_len, step):
     store = store_of(lengths)
@@ -107,7 +107,7 @@ def test_streams_that_make_no_sense_are_refused():
         BatchStream(store_of([1]), 4, 4, 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(LENGTHS, st.integers(1, 40), st.data())
 def test_evaluation_scores_every_token_once_with_its_context(lengths, seq_len, data):
     store = store_of(lengths)

@@ -28,7 +28,7 @@ def folder(tmp_path):
     return tmp_path / "tokens"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 100), st.sampled_from([2, 65_536, 65_537, 1 << 20]), st.data())
 def test_a_store_gives_back_what_was_written(lengths, shard_tokens, vocab_size, data):
     written = documents_of(lengths, vocab_size)

@@ -86,7 +86,7 @@ def test_hundreds_of_copies_are_one_cluster():
     assert (labels == 0).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.randoms(use_true_random=False), st.integers(0, 10_000), st.sampled_from([1, 2, 3, 8, 60, 400]))
 def test_the_order_of_documents_changes_nothing(draw, seed, n_documents):
     texts = [prose(seed + i, 20 + 1000 // n_documents * (1 + i % 5)) for i in range(n_documents)]
@@ -97,7 +97,7 @@ def test_the_order_of_documents_changes_nothing(draw, seed, n_documents):
     assert (one.held_out, one.cut, one.left_out, one.bytes) == (other.held_out, other.cut, other.left_out, other.bytes)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10_000), st.sampled_from([4, 40, 300]))
 def test_near_copies_are_never_in_different_splits(seed, n_documents):
     texts = [prose(seed * 1000 + i, 200) for i in range(n_documents)]
@@ -121,7 +121,7 @@ def test_more_documents_move_none_of_a_large_corpus():
     assert shares["test"] == pytest.approx(0.025, abs=0.01)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.lists(st.integers(3, 2000), min_size=1, max_size=40))
 def test_every_split_has_text_and_none_too_much(seed, sizes):
     texts = [prose(seed + 100 * i, size) for i, size in enumerate(sizes)]
@@ -184,7 +184,7 @@ def test_a_corpus_that_changes_between_readings_is_refused():
         list(splits.apply(corpus_of(texts[:-1]).documents()))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 400_000), st.floats(0, 1), st.booleans())
 def test_a_share_of_a_long_document_is_pieces_of_it_in_order(n_bytes, share, lines):
     unit = b"one line of several words\n" if lines else b"\xc3\xa9"

@@ -34,7 +34,7 @@ def cached(model, tokens, sizes):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=8), seed=st.integers(0, 2**31))
 def test_steps_of_any_size_equal_the_full_forward(tiny, name, sizes, seed):
     model = tiny(**MODELS[name])

@@ -15,7 +15,7 @@ rows = st.integers(0, 2**31).map(lambda seed: torch.randn(3, 50, generator=torch
 temperatures = st.floats(0.05, 5)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(logits=rows, temperature=temperatures, top_k=st.none() | st.integers(1, 60), top_p=st.none() | st.floats(0.01, 0.99))
 def test_probabilities_equal_transformers_warpers(logits, temperature, top_k, top_p):
     expected = TemperatureLogitsWarper(temperature)(None, logits)
@@ -41,7 +41,6 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_p(logits, top_p):
         assert held - full[kept].min() < top_p + 1e-5
 
 
-@settings(deadline=None)
 @given(logits=rows, uniform=st.floats(0, 1, exclude_max=True), top_k=st.integers(1, 50))
 def test_draw_inverts_the_cumulative_distribution(logits, uniform, top_k):
     p = probabilities(logits, top_k=top_k)

@@ -27,7 +27,7 @@ def packed(t: int, seed: int) -> torch.Tensor:
     documents=st.booleans(),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_values_and_gradients_are_the_references(name, t, heads, window, documents, seed):
     q, k, v = inputs(t, *heads, seed)
     owners = packed(t, seed) if documents else None

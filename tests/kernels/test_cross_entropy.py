@@ -55,7 +55,7 @@ def fused(p, mixture: bool, bias: bool, cap: float | None, share: float, scale: 
     share=st.sampled_from([0.0, 0.3, 1.0]),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_loss_and_gradients_are_those_of_the_equation(mixture, bias, cap, share, seed):
     p = problem(seed)
     with pytest.MonkeyPatch.context() as patch:

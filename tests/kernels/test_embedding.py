@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as torch_f
 
@@ -41,7 +41,6 @@ tokens_and_cuts = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size
 
 
 @given(row=tokens_and_cuts, order=st.integers(1, 4), n_rows=st.sampled_from([7, 1 << 20]))
-@settings(deadline=None)
 def test_a_row_depends_on_the_ngram_in_its_document_and_on_nothing_else(row, order, n_rows):
     tokens = torch.tensor([[token for token, _ in row]])
     documents = torch.tensor([[cut for _, cut in row]]).int().cumsum(1)

@@ -31,7 +31,7 @@ def plain_attention(x, rotary, documents, n_heads, n_kv, window, offset_keys):
     offset_keys=st.booleans(),
     seed=st.integers(0, 100),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_attention_is_norm_rotation_offset_and_the_reference(t, shape, window, documents, offset_keys, seed):
     n_heads, n_kv, dim = shape
     generator = torch.Generator().manual_seed(seed)

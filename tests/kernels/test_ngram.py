@@ -47,7 +47,7 @@ def grams_of(nodes: np.ndarray) -> list[tuple[int, ...]]:
     return grams
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(documents, st.integers(1, 5))
 def test_counts_equal_a_dictionary(texts: list[list[int]], n_orders: int) -> None:
     count, total, kinds = count_naively(texts, n_orders)
@@ -61,7 +61,7 @@ def test_counts_equal_a_dictionary(texts: list[list[int]], n_orders: int) -> Non
             assert stat[KINDS] == kinds.get(gram, 0) or len(gram) == n_orders
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(documents, st.integers(3, 5))
 def test_contexts_that_can_say_nothing_new_are_left_out(texts: list[list[int]], n_orders: int) -> None:
     count, total, _ = count_naively(texts, n_orders)

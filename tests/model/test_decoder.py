@@ -187,7 +187,7 @@ def test_the_layer_by_hand():
 
 
 @given(seed=st.integers(0, 1000))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_the_mixture_is_the_gates(seed):
     model, tokens, targets = build(config(prior=Prior()), prior_shape=(3, 12)), text(seed=seed), text(seed=seed + 1)
     generator = torch.Generator().manual_seed(seed)

@@ -78,7 +78,7 @@ def test_rotation_by_hand():
 
 
 @given(shift=st.integers(0, 1000), gap=st.integers(0, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_rotated_product_depends_on_the_distance_only(shift, gap):
     q, k = randn(1, 1, 1, 8), randn(1, 1, 1, 8, seed=1)
     tables = [F.rotary_tables(torch.tensor([p]), 8, 100.0) for p in (gap, 0, shift + gap, shift)]
@@ -137,7 +137,7 @@ def test_nats_of_targets_are_torchs_cross_entropy_and_ignored_ones_cost_nothing(
 
 
 @given(seed=st.integers(0, 1000), n_experts=st.integers(1, 4))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_mixture_is_a_distribution(seed, n_experts):
     """Over all targets, probabilities sum to one: the gate mixes distributions, whatever it says."""
     v = 5

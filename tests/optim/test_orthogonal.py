@@ -40,7 +40,7 @@ def test_polar_express_is_the_published_table():
         assert [k * 1.01**power for k, power in zip(ours, (1, 3, 5), strict=True)] == pytest.approx(theirs, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(lower=st.floats(0.01, 0.99), upper=st.floats(1.0, 2.0))
 def test_minimax_quintic_has_four_equal_alternating_errors(lower, upper):
     quintic = _minimax_quintic(lower, upper)
@@ -67,7 +67,7 @@ def test_singular_values_come_near_one(shape):
     assert low > 0.65 and high < 1.25
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(n=st.integers(1, 3), rows=st.integers(1, 20), cols=st.integers(1, 20), seed=st.integers(0, 1000))
 def test_more_steps_reach_the_polar_factor(n, rows, cols, seed):
     x = matrices(n, rows, cols, seed)

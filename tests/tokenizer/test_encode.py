@@ -115,7 +115,6 @@ def by_bytes(ids: dict[bytes, int], pretoken: bytes) -> list[int]:
     return [ids[part] for part in parts]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(alphabet="abcde", min_size=2, max_size=6), unique=True, max_size=40), st.text(alphabet="abcde ", max_size=80))
 def test_a_vocabulary_without_merges_follows_tiktoken(words: list[str], text: str) -> None:
     vocabulary = [bytes([byte]) for byte in range(255, -1, -1)] + [word.encode() for word in words]
@@ -138,7 +137,6 @@ FRAGMENTS = st.text(alphabet=PLANES, min_size=1, max_size=4).flatmap(
 TEXTS = st.one_of(st.text(alphabet=PLANES, max_size=80).map(str.encode), st.lists(FRAGMENTS, max_size=12).map(b"".join))
 
 
-@settings(deadline=None)
 @given(st.lists(FRAGMENTS.filter(lambda token: len(token) > 1), unique=True, max_size=60), TEXTS, st.sampled_from(["gpt2", "cl100k"]))
 def test_tokens_across_characters_and_of_parts_of_them(fragments: list[bytes], data: bytes, pattern: str) -> None:
     vocabulary = [bytes([byte]) for byte in range(256)] + fragments
@@ -181,7 +179,7 @@ def test_a_segment_is_not_taken_for_a_pretoken() -> None:
 
 
 @given(st.lists(st.text(alphabet=PLANES, min_size=40, max_size=400), min_size=3, max_size=3), st.integers(280, 500), ANY)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_text_in_scripts_without_spaces_is_encoded_as_by_the_reference(texts: list[str], size: int, like: Tokenizer) -> None:
     tokenizer = Tokenizer.train([text.encode()[i:] for i, text in enumerate(texts)], size, pattern=like.pattern, n_workers=1)
     reference = ReferenceTokenizer(tokenizer.merges, tokenizer.pattern)

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFace
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -17,7 +17,6 @@ QUIET = lambda done, total: None  # noqa: E731
 WORDS = st.dictionaries(st.text("aabcé", min_size=1, max_size=14), st.integers(1, 5), max_size=25)
 
 
-@settings(deadline=None)  # the first call compiles
 @given(counts=WORDS, n_merges=st.integers(0, 60), ties=st.sampled_from(["greatest", "huggingface"]))
 def test_both_loops_learn_the_same_merges(counts, n_merges, ties):
     assert merge_training.learn(Pretokens.of(counts), n_merges, QUIET, ties) == merging.learn(counts, n_merges, QUIET, ties)
@@ -65,7 +64,6 @@ def test_much_text_is_learned_by_compiled_loops_to_the_same_end(monkeypatch, par
 
 
 @given(texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=30) | st.text("ab ", max_size=30), min_size=1, max_size=5))
-@settings(deadline=None)
 def test_counts_are_those_of_the_pattern_whatever_the_room_and_the_threads(texts):
     expected = Counter(piece for text in texts for piece in splitter("gpt2")(to_text(text.encode())))
     tables = [counting.Counter("gpt2", 1, 1), counting.Counter("gpt2", 1, 1)]

@@ -60,7 +60,7 @@ def test_unknown_pattern_is_named() -> None:
 OWN = [Tokenizer([(97, 98), (256, 99)], pattern=expression) for expression in (r"\w+|\s+", r"[a-z]{2}", r"\p{Lu}?\p{L}+", r"x*")]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=st.one_of(st.text(), st.text(alphabet="abcx é")), tokenizer=st.sampled_from(OWN))
 def test_a_regular_expression_of_ones_own_loses_nothing(text: str, tokenizer: Tokenizer) -> None:
     pretokens = splitter(tokenizer.pattern)(text)

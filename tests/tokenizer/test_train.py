@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import groundup
@@ -56,7 +56,6 @@ TEXT = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=4), st.integers(0, 30), st.sampled_from(sorted(PATTERNS)))
 def test_merges_are_the_textbooks(texts: list[bytes], n_merges: int, pattern: str) -> None:
     if not any(texts):

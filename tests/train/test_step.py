@@ -11,7 +11,7 @@ from groundup.optim import Schedule
 from groundup.train.step import StepConfig, TrainBatch, train_step
 
 SETTINGS = StepConfig(10, 4, Schedule("constant", warmup_steps=0), clip_norm=1.0)
-fixtures_are_pure = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fixtures_are_pure = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 GOLDEN = {
     "loss 0": 3.911918,

@@ -111,7 +111,7 @@ def again(pair: tuple[Tokenizer, tokenizers.Tokenizer], tmp_path_factory: pytest
     return Tokenizer.load(path), tokenizers.Tokenizer.from_file(str(path))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=TEXT)
 def test_the_same_ids(pair: tuple[Tokenizer, tokenizers.Tokenizer], text: str) -> None:
     ours, theirs = pair
@@ -134,7 +134,7 @@ def test_the_same_ids_of_real_text_however_it_is_asked(pair: tuple[Tokenizer, to
     assert [ids.tolist() for ids in batch] == [theirs.encode(each).ids for each in (MIXED, "", text)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=TEXT)
 def test_what_is_saved_is_what_was_loaded(
     pair: tuple[Tokenizer, tokenizers.Tokenizer], again: tuple[Tokenizer, tokenizers.Tokenizer], text: str
@@ -146,7 +146,7 @@ def test_what_is_saved_is_what_was_loaded(
     assert theirs_again.encode(text).ids == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=TEXT)
 def test_offsets_point_at_the_text_before_it_was_normalized(pair: tuple[Tokenizer, tokenizers.Tokenizer], text: str) -> None:
     ours, _ = pair
@@ -195,7 +195,7 @@ def pieces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Tokenizer.load(path), theirs
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXT)
 def test_characters_fall_back_to_the_same_bytes(pieces: tuple[Tokenizer, tokenizers.Tokenizer], text: str) -> None:
     ours, theirs = pieces
@@ -219,7 +219,7 @@ def test_pieces_of_real_text(pieces: tuple[Tokenizer, tokenizers.Tokenizer], tmp
     assert ours.decode_bytes(ours.encode_ordinary(data)) == data
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=TEXT)
 def test_offsets_of_pieces_cover_the_text(pieces: tuple[Tokenizer, tokenizers.Tokenizer], text: str) -> None:
     ours, _ = pieces

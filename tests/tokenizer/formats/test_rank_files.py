@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.text())
 def test_tiktoken_reads_what_is_written(folder: Path, text: str) -> None:
     ranks = load_tiktoken_bpe(str(folder / "ours.tiktoken"))

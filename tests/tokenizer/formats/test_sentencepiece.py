@@ -48,7 +48,7 @@ def pair(
     return Tokenizer.load(path.parent), sentencepiece.SentencePieceProcessor(model_file=str(path))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=TEXT)
 def test_the_same_ids_and_the_same_text(pair: tuple[Tokenizer, sentencepiece.SentencePieceProcessor], text: str) -> None:
     ours, theirs = pair

@@ -57,7 +57,7 @@ WORDS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.one_of(st.text(alphabet=KNOWN), WORDS))
 def test_tokenizers_gives_the_same_ids(pair: tuple[Tokenizer, tokenizers.Tokenizer], text: str) -> None:
     ours, theirs = pair
@@ -90,14 +90,14 @@ IN_THE_WILD = {
 """Pre-tokenizers as the tokenizer.json of these models have them, in several steps where ours is one pattern."""
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pattern=st.sampled_from(sorted(IN_THE_WILD)), text=st.one_of(st.text(alphabet=KNOWN), WORDS))
 def test_one_pattern_splits_as_the_steps_of_the_model_it_is_named_after(pattern: str, text: str) -> None:
     lengths = [len(pretoken) for pretoken, _ in IN_THE_WILD[pattern].pre_tokenize_str(text)]  # a character for each byte
     assert pretoken_ends(text.encode(), pattern).tolist() == list(accumulate(lengths))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pattern=st.sampled_from(["gpt2", "cl100k", "o200k", "qwen2"]), text=st.one_of(st.text(alphabet=KNOWN), WORDS))
 def test_tiktoken_gives_the_same_ids(pattern: str, text: str) -> None:
     ours, theirs = TIKTOKEN[pattern]
@@ -216,7 +216,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == ["tokenizer.json"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.text(alphabet="abcé", min_size=2, max_size=6), unique=True, max_size=30), st.text(alphabet="abcé ", max_size=60))
 def test_a_vocabulary_under_tiktokens_rule_opens_in_tokenizers(words: list[str], text: str) -> None:
     """Whose merges are listed in every way that makes a token, though a token is only ever made in one."""
