@@ -276,7 +276,7 @@ def _batch(machine: Machine, model: ModelConfig, seq_len: int, tokens_per_step: 
     batch = say(
         "batch_size",
         max(1, round(tokens_per_step / seq_len / world_size)) * world_size,
-        f"2048 (C / 1.5e13)^0.33 tokens a step, but {LEAST_STEPS} steps at least before the text is used up",
+        f"2048 (C / 1.5e13)^0.33 tokens a step, but some {LEAST_STEPS} steps before the text is used up",
         "docs/lab.md; the exponent assumed",
     )
     if batch % world_size:

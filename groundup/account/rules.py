@@ -19,12 +19,12 @@ from groundup.errors import UsageError
 SMALL_SCALE = LossLaw("own small-scale fit, docs/lab.md", 0.66, 103.0, 0.50, 84.0, 0.37, known_to_flops=1e14)
 """Bits a byte of source code or prose: fitted on runs of 0.6 to 1.5 M tokens, borne out by runs of three minutes on two cores."""
 BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096
-MAX_EPOCHS = 2.0
+MAX_EPOCHS = 1.5
 """Times that a text is trained on at most. Tables of embeddings learn it by heart soon: whatever the budget, what was held out gets worse
-after two to three times (docs/lab.md)."""
+after one and a half to three times (docs/lab.md)."""
 
 LEAST_STEPS = 300
-"""Steps that little text is spread over, by smaller batches: fewer and the network has hardly moved."""
+"""Steps, about, that little text is spread over, by smaller batches: after fewer the network has hardly moved."""
 
 NO_DIFFERENCE = 0.01
 """Bits a byte for which no time is spent where the text is used up: a model far too large for it would win by less."""
