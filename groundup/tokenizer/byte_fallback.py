@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -40,7 +41,7 @@ class PieceVocabulary(Vocabulary):
     """What the ids of a tokenizer with byte fallback stand for.
 
     Args:
-        merges: pairs of ids in order of rank; None where any two neighbours merge that are a piece together, the lowest id first.
+        merges: pairs of ids in order of rank.
         special_tokens: texts that are one token each.
         pieces: the names of the ids.
 
@@ -48,7 +49,9 @@ class PieceVocabulary(Vocabulary):
     """
 
     def __init__(self, merges: Sequence[tuple[int, int]] | None, special_tokens: Special, pieces: Pieces) -> None:
-        self.merges = None if merges is None else [(int(left), int(right)) for left, right in merges]
+        if merges is None:
+            raise UsageError("pieces alone do not say what merges first: give merges")
+        self.merges = [(int(left), int(right)) for left, right in merges]
         self._names = list(pieces.names)
         added_tokens = resolved(special_tokens, len(self._names))
         added = {token.id: token.text for token in added_tokens}
@@ -70,7 +73,7 @@ class PieceVocabulary(Vocabulary):
             self.token_bytes[token] = text.replace(SPACE_MARK, " ").encode()
         # a merge may make what is an added token too, so what the encoder knows of where tokens can be has it
         self.ordinary = [b"" if name is None else bytes_of(name) for name in self._names]
-        self.characters = {name: i for name, i in self._by_name.items() if len(name) == 1 and (i not in added or self.merges is not None)}
+        self.characters = {name: i for name, i in self._by_name.items() if len(name) == 1}
         if SPACE_MARK not in self.characters:
             raise UsageError(f"the vocabulary lacks {SPACE_MARK!r}, which spaces become")
         self.byte_ids = np.array([self._by_name[f"<0x{byte:02X}>"] for byte in range(256)], np.int32)
@@ -102,16 +105,16 @@ class PieceVocabulary(Vocabulary):
 
     def pairs(self) -> np.ndarray:
         """Ids left, right and new of each merge, int64, shape [n, 3], in order of rank, those that make characters first."""
-        merges = self._all_merges() if self.merges is None else self._given_merges(self.merges)
-        return np.array([*dict.fromkeys(self._character_pairs), *merges], np.int64).reshape(-1, 3)
+        return np.concatenate((np.array([*dict.fromkeys(self._character_pairs)], np.int64).reshape(-1, 3), self._merging))
 
     def merging_pairs(self) -> np.ndarray:
         """``pairs`` without those that make characters."""
-        return self.pairs()[len(set(self._character_pairs)) :]
+        return self._merging
 
-    def _given_merges(self, merges: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
+    @cached_property
+    def _merging(self) -> np.ndarray:
         found = []
-        for rank, pair in enumerate(merges):
+        for rank, pair in enumerate(self.merges or []):
             if not all(0 <= token < len(self._names) and self._names[token] is not None for token in pair):
                 raise UsageError(f"merge {rank} joins ids {pair[0]} and {pair[1]}, which are not both pieces")
             left, right = (self._names[token] for token in pair)
@@ -120,19 +123,7 @@ class PieceVocabulary(Vocabulary):
             if left + right not in self._by_name:
                 raise UsageError(f"merge {rank} makes {left + right!r}, which is no piece")
             found.append((*pair, self._by_name[left + right]))
-        return found
-
-    def _all_merges(self) -> list[tuple[int, int, int]]:
-        added = {token.id for token in self.added_tokens}
-        known = {name: i for name, i in self._by_name.items() if i not in added and not BYTE_NAME.fullmatch(name)}
-        found = []
-        for name, new in known.items():
-            if len(name) > 1 and (missing := [c for c in name if c not in self.characters]):
-                raise UsageError(f"piece {name!r} has the character {missing[0]!r}, which is no piece")
-            for i in range(1, len(name)):
-                if (left := known.get(name[:i])) is not None and (right := known.get(name[i:])) is not None:
-                    found.append((left, right, new))
-        return sorted(found, key=lambda pair: pair[2])
+        return np.array(found, np.int64).reshape(-1, 3)
 
 
 def bytes_of(name: str) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.errors import UsageError
+from groundup.files import disk_errors
 from groundup.tokenizer.formats import json_reading, json_writing, rank_files, sentencepiece
 from groundup.tokenizer.patterns import Pattern
 from groundup.tokenizer.vocabulary import Special
@@ -47,6 +48,8 @@ def write(tokenizer: Tokenizer, path: Path) -> None:
     """Writes a tokenizer in the format that the name asks for; into a folder, as ``tokenizer.json``."""
     if path.is_dir():
         path /= "tokenizer.json"
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".tiktoken":
         rank_files.write_tiktoken(tokenizer, path)
     elif path.name in ("vocab.json", "merges.txt"):

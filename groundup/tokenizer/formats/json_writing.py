@@ -33,7 +33,6 @@ def write(tokenizer: Tokenizer, path: Path) -> None:
 
     Raises UsageError for a tokenizer that the format cannot say, GroundupError for a file that cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, json.dumps(to_json(tokenizer, path), ensure_ascii=False, indent=1).encode())
 
 

@@ -69,6 +69,10 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         late.save(tmp_path / "late.model")
     with pytest.raises(UsageError, match="says its pattern and special tokens itself"):
         Tokenizer.load(tmp_path / "tokenizer.json", pattern="gpt2")
+    for name in ("t.json", "t.tiktoken", "vocab.json"):
+        with pytest.raises(GroundupError, match="cannot be written"):
+            TRAINED.save(Path(__file__) / name)
+        TRAINED.save(tmp_path / "new" / "folders" / name)
     late.save(tmp_path)
     assert Tokenizer.load(tmp_path).encode("abcab").tolist() == [256, 257]
 
