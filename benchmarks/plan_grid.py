@@ -150,6 +150,13 @@ def time_choices(choices: Mapping[str, tuple[Path, Choice]]) -> dict[str, float]
     return {name: statistics.median(seconds[2:]) for name, seconds in times.items()}
 
 
+def steps_in(plan: Mapping[str, Any], choice: Choice, step_seconds: float) -> int:
+    """Steps of a choice in the time left by ``plan``, as long as the text is good for them: each choice reads it at most as often."""
+    left = plan["seconds"] - plan["predicted_seconds"] + plan["train_seconds"]
+    tokens = plan["most_steps"] * plan["batch_size"] * plan["seq_len"]
+    return max(1, min(int(left / step_seconds), tokens // (choice["batch-size"] * choice["seq-len"])))
+
+
 def rehearse(text: Text, budget_s: float, around: Sequence[str]) -> dict[str, Choice]:
     """The planned choice and its neighbours, each with the steps that the budget holds."""
     folders = {}
@@ -165,8 +172,8 @@ def rehearse(text: Text, budget_s: float, around: Sequence[str]) -> dict[str, Ch
     question.write_text(json.dumps(asked))
     seconds = run_module("benchmarks.plan_grid", ["--time", str(question)])
     for name, other in choices.items():
-        left = json.loads((folders[other["vocab-size"]] / "manifest.json").read_text())["plan"]["train_seconds"]
-        other["steps"] = max(1, int(left / seconds[name]))
+        plan = json.loads((folders[other["vocab-size"]] / "manifest.json").read_text())["plan"]
+        other["steps"] = steps_in(plan, other, seconds[name])
         print(f"{name}: {1e3 * seconds[name]:.1f} ms a step, {other['steps']:,} steps", file=sys.stderr)
     return choices
 

@@ -1,6 +1,6 @@
 """What stands around a plan."""
 
-from benchmarks.plan_grid import AS_PLANNED, flags, neighbours, planned, rows, verdict
+from benchmarks.plan_grid import AS_PLANNED, flags, neighbours, planned, rows, steps_in, verdict
 
 PLAN = {
     "model": {"d_model": 96, "layers": [{}, {}], "vocab_size": 2048, "hash_embedding": {"n_rows": 64}},
@@ -29,6 +29,15 @@ def test_the_smallest_choice_has_no_smaller_neighbours():
     smallest = {"model": {"d_model": 64, "layers": [{}], "vocab_size": 512, "hash_embedding": None}}
     choice = planned(PLAN | smallest)
     assert list(neighbours(choice, ["width", "depth", "vocabulary"])) == ["width 96", "depth 2", "vocabulary 1,024"]
+
+
+def test_no_choice_reads_the_text_more_often_than_is_good():
+    plan = PLAN | {"seconds": 100.0, "predicted_seconds": 70.0, "train_seconds": 30.0, "most_steps": 1_000}
+    choice = planned(plan)
+    assert steps_in(plan, choice, 0.1) == 600  # the time that training left, too
+    assert steps_in(plan, choice, 0.01) == 1_000
+    assert steps_in(plan, choice | {"batch-size": 4}, 0.01) == 250
+    assert steps_in(plan, choice, 100.0) == 1
 
 
 def test_the_table_has_the_best_first_and_compares_medians():
