@@ -12,7 +12,6 @@ numba compiles is compiled by then), ``warm`` the median of those after it. Two 
 from __future__ import annotations
 
 import argparse
-import base64
 import importlib
 import importlib.metadata
 import json
@@ -23,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +32,6 @@ from groundup.data import open_corpus
 from groundup.errors import GroundupError, UsageError
 from groundup.tokenizer import PATTERNS, Tokenizer
 from groundup.tokenizer.patterns import pieces
-from groundup.tokenizer.vocabulary import byte_alphabet
 
 SLICE_BYTES = 3_000_000
 SHORT = "The quick brown fox jumps over the lazy dog, and it's 1234 times better than what you knew before it"
@@ -51,7 +48,7 @@ class Contestant(NamedTuple):
 
 
 def _ours(vocabulary: Path, pattern: str, n_threads: int) -> Contestant:
-    tokenizer = Tokenizer(None, (), pattern, vocabulary=list(read_vocabulary(vocabulary)))
+    tokenizer = load(vocabulary, pattern)
     tokenizer.encode("a")
     return Contestant(lambda data: tokenizer.encode_ordinary(data, n_workers=n_threads), tokenizer.decode_bytes, tokenizer.encode)
 
@@ -77,7 +74,7 @@ def _gigatoken_threads(vocabulary: Path, pattern: str) -> Contestant:
 def _tiktoken(vocabulary: Path, pattern: str) -> Contestant:
     import tiktoken
 
-    ranks = {token: i for i, token in enumerate(read_vocabulary(vocabulary))}
+    ranks = ranks_of(vocabulary, pattern)
     tokenizer = tiktoken.Encoding("same", pat_str=PATTERNS[pattern], mergeable_ranks=ranks, special_tokens={})
     return Contestant(
         lambda data: np.array(tokenizer.encode_ordinary(data.decode())),
@@ -132,55 +129,21 @@ PACKAGES = {"gigatoken": "gigatoken", "fastokens": "fastokens", "toktok": "tokto
 """Peers' packages by module."""
 
 
-def read_vocabulary(path: Path) -> Sequence[bytes]:
-    """The tokens of a file in tiktoken's format, by rank."""
-    try:
-        lines = [line.split() for line in path.read_bytes().splitlines() if line]
-        tokens = {int(rank): base64.b64decode(token) for token, rank in lines}
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--vocabulary {path}: {error}") from error
-    if sorted(tokens) != list(range(len(tokens))):
-        raise UsageError(f"--vocabulary {path}: its ranks are not 0..{len(tokens) - 1}")
-    return [tokens[rank] for rank in range(len(tokens))]
+def load(vocabulary: Path, pattern: str) -> Tokenizer:
+    """The tokenizer of a file in tiktoken's format, without special tokens."""
+    return Tokenizer.load(vocabulary, pattern=pattern, special_tokens={})
 
 
-def write_vocabulary(tokens: Sequence[bytes], path: Path) -> None:
-    """Writes tokens in tiktoken's format."""
-    path.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)))
-
-
-def merges_of(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """The merge that makes each token of two of lower rank, found by encoding it with those alone."""
-    ranks = {token: rank for rank, token in enumerate(tokens)}
-    merges = []
-    for rank, token in enumerate(tokens):
-        if len(token) == 1:
-            continue
-        parts = [token[i : i + 1] for i in range(len(token))]
-        while len(parts) > 2:
-            joined = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(pairwise(parts))]
-            best, i = min(joined)
-            if best >= rank:
-                raise GroundupError(f"token {rank}, {token!r}, is made by no merge")
-            parts[i : i + 2] = [parts[i] + parts[i + 1]]
-        merges.append((parts[0], parts[1]))
-    return merges
+def ranks_of(vocabulary: Path, pattern: str) -> dict[bytes, int]:
+    """The file's tokens, as tiktoken takes them."""
+    return {token: rank for rank, token in enumerate(load(vocabulary, pattern).token_bytes)}
 
 
 def as_json(vocabulary: Path, pattern: str) -> Path:
     """The vocabulary as a tokenizer.json beside it, written once."""
     path = vocabulary.with_suffix(f".{pattern}.json")
     if not path.exists():
-        from tokenizers import Regex, models, pre_tokenizers
-        from tokenizers import Tokenizer as Peer
-
-        tokens, letters = read_vocabulary(vocabulary), byte_alphabet()
-        name = {token: "".join(letters[byte] for byte in token) for token in tokens}
-        merges = [(name[left], name[right]) for left, right in merges_of(tokens)]
-        tokenizer = Peer(models.BPE(vocab={name[token]: rank for rank, token in enumerate(tokens)}, merges=merges))
-        split = pre_tokenizers.Split(Regex(PATTERNS[pattern]), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-        tokenizer.save(str(path))
+        load(vocabulary, pattern).save(path)
     return path
 
 
@@ -346,9 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.vocabulary:
             vocabulary.write_bytes(given.vocabulary.read_bytes())
         else:
-            write_vocabulary(
-                Tokenizer.train([data], 32_000, pattern=given.pattern, special_tokens=(), max_bytes=4_000_000).token_bytes, vocabulary
-            )
+            Tokenizer.train([data], 32_000, pattern=given.pattern, special_tokens=(), max_bytes=4_000_000).save(vocabulary)
         n_ids = check(names, data, vocabulary, given.pattern)
         summary = summarize(measure(names, data, vocabulary, given.pattern, given.rounds))
         peaks = memory(names, data, vocabulary, given.pattern) if sys.platform == "linux" else {}

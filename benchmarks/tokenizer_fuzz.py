@@ -21,7 +21,7 @@ from pathlib import Path
 from unicodedata import category, ucd_3_2_0
 
 from benchmarks.resources import RESULTS, ROOT, provenance, save_result
-from benchmarks.tokenizer import as_json, read_vocabulary, write_vocabulary
+from benchmarks.tokenizer import as_json, ranks_of
 from groundup.errors import GroundupError, UsageError
 from groundup.tokenizer import PATTERNS, Tokenizer
 
@@ -73,10 +73,9 @@ def contestants(vocabulary: Path, pattern: str) -> dict[str, Callable[[str], Seq
     import tiktoken
     import tokenizers
 
-    tokens = list(read_vocabulary(vocabulary))
-    special = {text: len(tokens) + i for i, text in enumerate(SPECIAL)}
-    ours = Tokenizer(None, special, pattern, vocabulary=tokens)
-    ranks = {token: rank for rank, token in enumerate(tokens)}
+    ranks = ranks_of(vocabulary, pattern)
+    special = {text: len(ranks) + i for i, text in enumerate(SPECIAL)}
+    ours = Tokenizer.load(vocabulary, pattern=pattern, special_tokens=special)
     theirs = tiktoken.Encoding(pattern, pat_str=PATTERNS[pattern], mergeable_ranks=ranks, special_tokens=special)
     face = tokenizers.Tokenizer.from_file(str(as_json(vocabulary, pattern)))
     face.add_special_tokens([tokenizers.AddedToken(text, normalized=False) for text in SPECIAL])
@@ -124,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 vocabulary.write_bytes(given.vocabulary.read_bytes())
             else:
                 sources = [path.read_bytes() for path in sorted(ROOT.glob("groundup/**/*.py"))]
-                write_vocabulary(Tokenizer.train(sources, 4000, pattern=pattern, special_tokens=()).token_bytes, vocabulary)
+                Tokenizer.train(sources, 4000, pattern=pattern, special_tokens=()).save(vocabulary)
             results[pattern] = compare(Strings(given.seed), given.strings // len(COMPARED), vocabulary, pattern)
             print(f"{pattern}: no difference on {results[pattern]} strings, {time.perf_counter() - start:.0f} s", file=sys.stderr)
     result = {"benchmark": "tokenizer_fuzz", "differences": 0, "seed": given.seed, "strings": results}

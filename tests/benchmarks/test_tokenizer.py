@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import tokenizer
-from benchmarks.tokenizer import Contestant, as_json, check, main, merges_of, read_vocabulary, summarize, write_vocabulary
-from groundup.errors import GroundupError, UsageError
+from benchmarks.tokenizer import Contestant, as_json, check, load, main, ranks_of, summarize
+from groundup.errors import GroundupError
 from groundup.tokenizer import Tokenizer
 
 TEXT = b"the cat sat on the mat, and the rat sat on the cat's hat\n" * 40
@@ -17,15 +17,14 @@ TEXT = b"the cat sat on the mat, and the rat sat on the cat's hat\n" * 40
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vocabulary") / "small.tiktoken"
-    write_vocabulary(Tokenizer.train([TEXT], 300, special_tokens=(), n_workers=1).token_bytes, path)
+    Tokenizer.train([TEXT], 300, special_tokens=(), n_workers=1).save(path)
     return path
 
 
-def test_a_vocabulary_is_what_was_written_and_its_merges_are_those_learned(vocabulary: Path) -> None:
-    trained = Tokenizer.train([TEXT], 300, special_tokens=(), n_workers=1)
-    assert read_vocabulary(vocabulary) == trained.token_bytes
-    learned = [(trained.token_bytes[left], trained.token_bytes[right]) for left, right in trained.merges or []]
-    assert merges_of(trained.token_bytes) == learned
+def test_everyone_gets_the_vocabulary_that_was_written(vocabulary: Path) -> None:
+    tokens = list(Tokenizer.train([TEXT], 300, special_tokens=(), n_workers=1).token_bytes)
+    assert list(ranks_of(vocabulary, "gpt2")) == list(load(vocabulary, "gpt2").token_bytes) == tokens
+    assert list(Tokenizer.load(as_json(vocabulary, "gpt2")).token_bytes) == tokens
 
 
 def test_unequal_ids_end_the_run(vocabulary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,12 +54,3 @@ def test_a_run_leaves_a_result_beside_the_others(
     found = json.loads(out.read_text())["texts"]
     assert found.keys() == {"one", "two"} and found["one"]["summary"]["warm"]["groundup"]["per_second"] > 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["name"] == "two"
-
-
-def test_bad_vocabularies_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "bad.tiktoken"
-    path.write_bytes(b"YQ== 3\n")
-    with pytest.raises(UsageError, match=r"ranks are not 0\.\.0"):
-        read_vocabulary(path)
-    with pytest.raises(UsageError, match="none"):
-        read_vocabulary(tmp_path / "none")
