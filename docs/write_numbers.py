@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
+from groundup.account.law import SMALL_SCALE
 from groundup.account.plan import COUNTS_BYTES_PER_S, TEXT_SHARE, Plan, make_plan
-from groundup.account.rules import SMALL_SCALE, Machine, Overrides, bytes_per_token
+from groundup.account.rules import Machine, Overrides, bytes_per_token
 from groundup.account.shapes import architecture
 from groundup.data import BatchStream, Document, TokenStore, evaluation_windows, splits, write_shards
 from groundup.data.near import JOINED_FROM

@@ -16,8 +16,6 @@ from groundup.account.shapes import Architecture, architecture
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
-SMALL_SCALE = LossLaw("own small-scale fit, docs/lab.md", 0.66, 103.0, 0.50, 84.0, 0.37, known_to_flops=1e14)
-"""Bits a byte of source code or prose: fitted on runs of 0.6 to 1.5 M tokens, borne out by runs of three minutes on two cores."""
 BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096
 MAX_EPOCHS = 1.5
 """Times that a text is trained on at most. Tables of embeddings learn it by heart soon: whatever the budget, what was held out gets worse
