@@ -58,6 +58,10 @@ class CostOf:
     """Sequences answered side by side."""
     memory: bool = False
     """Show where the memory of a training step goes, as bars."""
+    conventions: bool = False
+    """Show the same run's FLOPs and utilization as others count them, and who does."""
+    tokens_per_s: float | None = None
+    """Measured speed of training for --conventions (default: what --mfu comes to)."""
     json: bool = False
     """Print one machine-readable last line."""
     debug: bool = False
@@ -74,6 +78,11 @@ class CostOf:
             raise UsageError("--devices and --batch-size must be at least 1")
         seq_len = self.seq_len or min(4096, config.context_length)
         counted = cost(config, seq_len=seq_len)
+        if self.conventions:
+            self._show_conventions(config, counted, device)
+            return
+        if self.tokens_per_s is not None:
+            raise UsageError("--tokens-per-s is what --conventions counts: give both, or neither")
         show_rows(
             tree_rows(counted),
             title=f"{self.model}: {counted.parameters:,} parameters; FLOPs of training on sequences of {seq_len:,} tokens",
@@ -91,6 +100,31 @@ class CostOf:
         )
         if self.json:
             print(json.dumps({"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}))
+
+    def _show_conventions(self, config: ModelConfig, counted: Cost, device: Device) -> None:
+        from groundup.account.conventions import conventions
+        from groundup.terminal import show_rows
+
+        peak = device.peak("bf16") * self.devices
+        speed = self.mfu * peak / counted.flops_per_token_training if self.tokens_per_s is None else self.tokens_per_s
+        found = conventions(config, seq_len=counted.seq_len, tokens_per_s=speed, peak_flops=peak)
+        rows = [
+            {
+                "convention": c.name,
+                "FLOPs/token": format_flops(c.flops_per_token),
+                "of exact": f"{c.flops_per_token / counted.flops_per_token_training:.3f}",
+                "MFU": f"{c.utilization:.1%}",
+                "used by": c.used_by,
+            }
+            for c in found
+        ]
+        show_rows(
+            rows,
+            title=f"{self.model}, sequences of {counted.seq_len:,}: {speed:,.0f} tokens/s on {self.devices} x {device.name}",
+        )
+        if self.json:
+            lines = {c.name: {"flops_per_token": c.flops_per_token, "utilization": c.utilization} for c in found}
+            print(json.dumps({"model": self.model, "tokens_per_s": speed, "peak_flops": peak, "conventions": lines}))
 
     def _training(self, config: ModelConfig, counted: Cost, device: Device) -> list[Line]:
         tokens = int(self.tokens or 20 * counted.parameters)
