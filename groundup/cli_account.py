@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tyro.conf import Positional
@@ -25,8 +24,8 @@ from groundup.account import (
     training_memory,
 )
 from groundup.account.inference import Requests, Serving, cache_bytes, decode_flops, prefill_flops
-from groundup.account.known import known_model
-from groundup.config import ModelConfig, check, from_dict
+from groundup.account.known import open_config
+from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
 
@@ -196,22 +195,6 @@ def _fits(device: Device) -> Callable[[float], str]:
         )
 
     return show
-
-
-def open_config(model: str) -> ModelConfig:
-    """The ModelConfig of a run's folder, of a file, or of a known name."""
-    path = Path(model)
-    if path.is_dir():
-        path = path / "config.json"
-    if not path.is_file():
-        return known_model(model)
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: no configuration ({e}); give the config.json of a groundup run") from e
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: no configuration; give the config.json of a groundup run")
-    return check(from_dict(ModelConfig, values, str(path)))
 
 
 def tree_rows(counted: Cost) -> list[dict[str, str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, Rotary
+import json
+from pathlib import Path
+
+from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, Rotary, check, from_dict
 from groundup.errors import UsageError
 
 
@@ -45,3 +48,19 @@ def known_model(name: str) -> ModelConfig:
     if name.lower() not in KNOWN:
         raise UsageError(f"model {name!r} is not known: give a run's folder, a config.json of groundup, or one of {', '.join(KNOWN)}")
     return KNOWN[name.lower()]
+
+
+def open_config(model: str) -> ModelConfig:
+    """The ModelConfig of a run's folder, of a file, or of a known name; UsageError for a file that holds none."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        return known_model(model)
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path}: no configuration ({e}); give the config.json of a groundup run") from e
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: no configuration; give the config.json of a groundup run")
+    return check(from_dict(ModelConfig, values, str(path)))

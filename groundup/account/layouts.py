@@ -10,12 +10,13 @@ V vocabulary, d, t and p devices of each kind, m micro-batches of a step.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal, NamedTuple
 
-from groundup.account.cost import cost
+from groundup.account.cost import Cost, cost
 from groundup.config import Layer, ModelConfig
 from groundup.errors import UsageError
 
@@ -80,6 +81,8 @@ class Layout:
     """B, sequences of a replica that go through at a time."""
     recompute: Recompute = "none"
     """What backward computes again: nothing, attention's core, or all of a layer from its input."""
+    interleave: int = 1
+    """v, runs of consecutive layers that each stage has, so that its turn comes v times as often."""
 
     @property
     def devices(self) -> int:
@@ -91,17 +94,21 @@ class Layout:
         zero = f" (ZeRO-{self.zero})" if self.zero else ""
         parts = [f"data {self.data}{zero}"] if self.data > 1 else []
         parts += [f"{name} {n}" for name, n in (("tensor", self.tensor), ("pipeline", self.pipeline)) if n > 1]
+        if self.interleave > 1:
+            parts[-1] += f" (interleaved {self.interleave})"
         return " x ".join(parts) or "one device"
 
     def check(self, config: ModelConfig) -> None:
         """UsageError for a layout that cannot be, or into which the model does not divide."""
-        for name in ("data", "tensor", "pipeline", "micro_batch"):
+        for name in ("data", "tensor", "pipeline", "micro_batch", "interleave"):
             if getattr(self, name) < 1:
                 raise UsageError(f"a layout's {name} must be at least 1, not {getattr(self, name)}")
         if self.zero not in (0, 1, 2, 3):
             raise UsageError(f"ZeRO has stages 0 to 3, not {self.zero}")
-        if self.pipeline > max(1, len(config.layers)):
-            raise UsageError(f"{self.pipeline} pipeline stages need as many layers, and the model has {len(config.layers)}")
+        runs = self.pipeline * self.interleave
+        if runs > max(1, len(config.layers)) or (self.interleave > 1 and (self.pipeline == 1 or len(config.layers) % runs)):
+            what = f"{self.pipeline} pipeline stages" + (f" of {self.interleave} runs of layers each" if self.interleave > 1 else "")
+            raise UsageError(f"{what} do not go with a model of {len(config.layers)} layers")
         for layer in config.layers:
             kv = layer.mixer.n_kv_heads
             for name, n in (("query heads", layer.mixer.n_heads), ("d_ff", layer.mlp.d_ff), ("kv heads", max(kv, self.tensor))):
@@ -109,8 +116,16 @@ class Layout:
                     raise UsageError(f"tensor parallelism over {self.tensor} devices does not divide the {name} {n}; choose a divisor")
 
     def bubble(self, micro_batches: int) -> float:
-        """(p - 1) / m: idle time of a step over its working time (Narayanan et al. 2021, section 2.2)."""
-        return (self.pipeline - 1) / micro_batches
+        """(p - 1) / (v m): idle time of a step over its working time (Narayanan et al. 2021, section 2.2)."""
+        return (self.pipeline - 1) / (self.interleave * micro_batches)
+
+    def in_flight(self, stage: int, micro_batches: int) -> float:
+        """Micro-batches whose activations stage i keeps: at most m, and p - i, or with v > 1 runs p + (p - 1 - 2i) / v.
+
+        Of the first stage that is p (1 + (p - 1) / (p v)), Korthikanti et al. 2022, section 4.2.3.
+        """
+        p, v = self.pipeline, self.interleave
+        return min(micro_batches, p - stage if v == 1 else p + (p - 1 - 2 * stage) / v)
 
 
 def state_bytes(parameters: float, *, zero: int = 0, data: int = 1, state: StateBytes = MIXED_ADAMW) -> dict[str, float]:
@@ -173,11 +188,59 @@ def layer_activation_bytes(
     return micro_batch * seq_len * total
 
 
-class Share(NamedTuple):
-    """What of the model's parameters one device holds."""
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """A model counted once, for the many layouts that are tried of it."""
 
-    layers: tuple[Layer, ...]
-    """Its stage."""
+    config: ModelConfig
+    """The model."""
+    seq_len: int
+    """T."""
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Its cost tree."""
+        return cost(self.config, seq_len=self.seq_len)
+
+    @cached_property
+    def layers_forward_flops(self) -> int:
+        """Of all layers, for one sequence."""
+        return sum(part.forward_flops for part in self.cost.tree.parts if part.name == "layers")
+
+    @cached_property
+    def kinds(self) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
+        """Its different layers, and which of them each layer is."""
+        different = tuple(dict.fromkeys(self.config.layers))
+        return different, tuple(map(different.index, self.config.layers))
+
+    def parameters(self, tensor: int) -> tuple[float, float, tuple[float, ...]]:
+        """Parameters on one of t devices: embedding tables, head with final norm, each layer; matrices split, vectors whole."""
+        if tensor not in self._by_tensor:
+            split, whole = self._numbers
+            embedding, head, *layers = (m / tensor + v for m, v in zip(split, whole, strict=True))
+            self._by_tensor[tensor] = (embedding, head, tuple(layers))
+        return self._by_tensor[tensor]
+
+    @cached_property
+    def _by_tensor(self) -> dict[int, tuple[float, float, tuple[float, ...]]]:
+        return {}
+
+    @cached_property
+    def _numbers(self) -> tuple[list[int], list[int]]:
+        """Numbers in what is split and in vectors: of embedding, head, and each layer."""
+        split, whole = [0] * (2 + len(self.config.layers)), [0] * (2 + len(self.config.layers))
+        for weight in self.cost.weights:
+            path = weight.name.split(".")
+            at = 2 + int(path[1]) if path[0] == "layers" else int(path[0].startswith(("head", "final_norm", "gate")))
+            (whole if weight.kind == "vector" else split)[at] += weight.numbers
+        return split, whole
+
+
+class Share(NamedTuple):
+    """What of the model one device holds."""
+
+    layers: range
+    """Indices of its stage's layers."""
     parameters: float
     """P of this device."""
     largest_layer: float
@@ -217,27 +280,31 @@ class Sent(NamedTuple):
 class Spread:
     """A model's training step in a layout."""
 
-    config: ModelConfig
+    counted: Counted
+    """The model, on sequences of one length."""
     layout: Layout
-    seq_len: int
+    """Who does what."""
     micro_batches: int
     """m, micro-batches of a replica in a step."""
     state: StateBytes = MIXED_ADAMW
+    """Bytes a parameter."""
     graph: Graph = MODERN
+    """What a layer keeps."""
 
     def shares(self) -> Iterator[Share]:
-        """What each stage holds: layers as evenly as can be, the first stages one more; matrices and tables over t, vectors whole."""
-        layers, p, t = self.config.layers, self.layout.pipeline, self.layout.tensor
-        embedding, head, by_layer = _parameters(self.config, t)
+        """What each stage holds: layers as evenly as can be, the first stages one more."""
+        config, p = self.counted.config, self.layout.pipeline
+        embedding, head, by_layer = self.counted.parameters(self.layout.tensor)
+        each, more = divmod(len(by_layer), p)
         start = 0
         for stage in range(p):
-            stop = start + len(layers) // p + (stage < len(layers) % p)
+            layers = range(start, start + each + (stage < more))
             first, last = stage == 0, stage == p - 1
-            own = by_layer[start:stop]
-            tied_copy = embedding if self.config.tied and last and not first else 0  # the last stage has a copy to make logits with
+            own = by_layer[layers.start : layers.stop]
+            tied_copy = embedding if config.tied and last and not first else 0  # the last stage has a copy to make logits with
             parameters = sum(own) + (embedding if first else 0) + (head + tied_copy if last else 0)
-            yield Share(layers[start:stop], parameters, max(own, default=0), first, last)
-            start = stop
+            yield Share(layers, parameters, max(own, default=0), first, last)
+            start = layers.stop
 
     @cached_property
     def held(self) -> Held:
@@ -247,21 +314,23 @@ class Spread:
 
     def stage_bytes(self, stage: int, share: Share) -> dict[str, float]:
         """Bytes of a device of one stage, by what they are for."""
-        o, d_model = self.layout, self.config.d_model
-        sizes = {"seq_len": self.seq_len, "micro_batch": o.micro_batch, "tensor": o.tensor, "graph": self.graph}
-        kept = sum(_layer_bytes(x, d_model, o.recompute, **sizes) for x in share.layers)
-        in_flight = min(self.micro_batches, o.pipeline - stage)
-        again = max(
-            (_layer_bytes(x, d_model, "none", **sizes) - _layer_bytes(x, d_model, o.recompute, **sizes) for x in share.layers), default=0
-        )
-        tokens = o.micro_batch * self.seq_len
-        logits = 4 * tokens * self.config.vocab_size / o.tensor if share.head else 0.0
+        o, d_model, seq_len = self.layout, self.counted.config.d_model, self.counted.seq_len
+        different, which = self.counted.kinds
+        alike = Counter(which[share.layers.start : share.layers.stop])
+        sizes = {"seq_len": seq_len, "micro_batch": o.micro_batch, "tensor": o.tensor, "graph": self.graph}
+        of = {kind: layer_activation_bytes(different[kind], d_model, recompute=o.recompute, **sizes) for kind in alike}
+        kept = sum(n * of[kind] for kind, n in alike.items())
+        again = 0.0
+        if o.recompute != "none":
+            again = max((layer_activation_bytes(different[kind], d_model, **sizes) - of[kind] for kind in alike), default=0.0)
+        tokens = o.micro_batch * seq_len
+        logits = 4 * tokens * self.counted.config.vocab_size / o.tensor if share.head else 0.0
         if self.graph.loss_chunk_bytes is not None:
             logits = min(logits, self.graph.loss_chunk_bytes)
         edges = NUMBER * tokens * d_model / o.tensor * (share.embedding + 2 * share.head)  # embedding's rows; final norm, head's input
         gathered = NUMBER * 2 * share.largest_layer if o.zero == 3 and o.data > 1 else 0.0  # the layer at work and the next
         found = state_bytes(share.parameters, zero=o.zero, data=o.data, state=self.state) | {
-            "activations": kept * in_flight + edges,
+            "activations": kept * o.in_flight(stage, self.micro_batches) + edges,
             "layer computed again": again,
             "logits and their gradient": 2 * logits,
             "weights gathered": gathered,
@@ -276,13 +345,13 @@ class Spread:
         reduces after each micro-batch; ZeRO-3 gathers weights before forward and before backward of each micro-batch and reduces its
         gradients, 3 volumes (Rajbhandari et al. 2020, section 7). Tensor: a layer gathers and reduce-scatters B T D twice forward and
         twice backward (Korthikanti et al. 2022, section 4.2.2; as all-reduces, Shoeybi et al. 2019, section 3), again forward if it is
-        computed again; embedding and logits once each. Pipeline: B T D to the next stage and its gradient back.
+        computed again; embedding and logits once each. Pipeline: B T D to the next stage and its gradient back, v times.
         """
         o, m = self.layout, self.micro_batches
         share = max(self.shares(), key=lambda share: share.parameters)
         ring, volume = (o.data - 1) / o.data, NUMBER * share.parameters
         times = {0: 2, 1: 2, 2: m + 1, 3: 3 * m}[o.zero]
-        stream = NUMBER * o.micro_batch * self.seq_len * self.config.d_model
+        stream = NUMBER * o.micro_batch * self.counted.seq_len * self.counted.config.d_model
         passes = 6 if o.recompute == "full" else 4
         edge_passes = 2 * (share.embedding + share.head)
         found = (
@@ -292,25 +361,6 @@ class Spread:
                 m * (passes * len(share.layers) + edge_passes) * 2 * (o.tensor - 1) / o.tensor * stream,
                 "tensor",
             ),
-            Sent("activations between stages", 2 * m * stream / o.tensor if o.pipeline > 1 else 0.0, "pipeline"),
+            Sent("activations between stages", 2 * o.interleave * m * stream / o.tensor if o.pipeline > 1 else 0.0, "pipeline"),
         )
         return tuple(sent for sent in found if sent.n_bytes)
-
-
-@lru_cache(maxsize=64)
-def _parameters(config: ModelConfig, tensor: int) -> tuple[float, float, tuple[float, ...]]:
-    """Parameters on one of t devices: embedding tables, head with final norm, and each layer."""
-    edges, layers = {"embedding": 0.0, "head": 0.0}, [0.0] * len(config.layers)
-    for weight in cost(config, seq_len=1).weights:
-        n = weight.numbers / (1 if weight.kind == "vector" else tensor)
-        path = weight.name.split(".")
-        if path[0] == "layers":
-            layers[int(path[1])] += n
-        else:
-            edges["head" if path[0].startswith(("head", "final_norm", "gate")) else "embedding"] += n
-    return edges["embedding"], edges["head"], tuple(layers)
-
-
-@lru_cache(maxsize=4096)
-def _layer_bytes(layer: Layer, d_model: int, recompute: Recompute, *, seq_len: int, micro_batch: int, tensor: int, graph: Graph) -> float:
-    return layer_activation_bytes(layer, d_model, seq_len=seq_len, micro_batch=micro_batch, tensor=tensor, recompute=recompute, graph=graph)
