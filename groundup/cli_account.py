@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tyro.conf import Positional
@@ -59,6 +60,8 @@ class CostOf:
     """Show where the memory of a training step goes, as bars."""
     conventions: bool = False
     """Show the same run's FLOPs and utilization as others count them, and who does."""
+    plot: Path | None = None
+    """Write a picture of FLOP shares by model size and of the memory of a step here (.png or .svg)."""
     tokens_per_s: float | None = None
     """Measured speed of training for --conventions (default: what --mfu comes to)."""
     json: bool = False
@@ -77,6 +80,8 @@ class CostOf:
             raise UsageError("--devices and --batch-size must be at least 1")
         seq_len = self.seq_len or min(4096, config.context_length)
         counted = cost(config, seq_len=seq_len)
+        if self.conventions and (self.memory or self.plot):
+            raise UsageError(f"--conventions shows one table: leave out --{'memory' if self.memory else 'plot'}")
         if self.conventions:
             self._show_conventions(config, counted, device)
             return
@@ -93,6 +98,8 @@ class CostOf:
         )
         if self.memory:
             self._show_memory(config, seq_len)
+        if self.plot is not None:
+            self._plot(self.plot, config, counted)
         serving = self._serving(config, device)
         show_pairs(
             [(line.label, line.show(line.value)) for line in serving], title=f"\nServing on one {device.name}, bf16, the roofline's seconds"
@@ -144,6 +151,16 @@ class CostOf:
 
     def _step_memory(self, config: ModelConfig, seq_len: int) -> Memory:
         return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=GPU, matrices=self.matrices)
+
+    def _plot(self, path: Path, config: ModelConfig, counted: Cost) -> None:
+        from groundup.account.shares import shares_by_size, step_timeline
+        from groundup.report.accounts import save_accounts
+
+        sizes = shares_by_size(vocab_size=config.vocab_size, seq_len=counted.seq_len)
+        stages = step_timeline(config, batch_size=self.batch_size, seq_len=counted.seq_len, matrices=self.matrices)
+        step = f"{Path(self.model).name}, {self.batch_size} x {counted.seq_len:,} tokens"
+        save_accounts(path, Path(self.model).name, counted.parameters, sizes, stages, step=step)
+        print(f"\nwrote {path}")
 
     def _show_memory(self, config: ModelConfig, seq_len: int) -> None:
         from groundup.terminal import show_bars

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tyro.conf import Positional
@@ -44,7 +45,7 @@ ASKS = {
     "serve": "what a model serves",
 }
 USES = {
-    "best": {"budget", "text", "law", "mfu", "gain"},
+    "best": {"budget", "text", "law", "mfu", "gain", "plot"},
     "train": {"model", "budget", "tokens", "text", "law", "mfu", "seq_len", "batch_tokens", "gain"},
     "largest": {"largest", "law", "mfu", "seq_len", "gain"},
     "serve": {"model", "serve"},
@@ -86,6 +87,8 @@ class PlanOf:
     """Tokens of a training step, such as 4M (default: grows with the FLOPs, as for groundup train)."""
     gain: str | None = None
     """What a gain in efficiency such as 5% is worth, on this run and on famous ones."""
+    plot: Path | None = None
+    """Write a picture of how --budget was divided between parameters and tokens here (.png or .svg)."""
     json: bool = False
     """Print one machine-readable last line."""
     debug: bool = False
@@ -130,6 +133,11 @@ class PlanOf:
     def _best(self, cluster: Cluster) -> dict[str, Any]:
         law, text = find_law(self.law), None if self.text is None else parse_bytes(self.text)
         best = best_model(parse_budget(str(self.budget)), cluster, law=law, text_bytes=text, mfu=self.mfu)
+        if self.plot is not None:
+            from groundup.report.accounts import save_choice
+
+            save_choice(self.plot, best)
+            print(f"wrote {self.plot}\n")
         show(best_pairs(best, self.mfu), f"{self.budget} on {cluster}")
         show(shape_rows(best), "\nOther shapes in the same time")
         show(law_rows(best), "\nWhat each law would take for these FLOPs, were text plenty")

@@ -25,13 +25,10 @@ from groundup.account.rules import (
     Overrides,
     Scored,
     bytes_per_token,
-    choose_depth,
-    choose_head_dim,
-    choose_kv_heads,
     choose_tokens_per_step,
     score_shapes,
+    shape_of_width,
 )
-from groundup.account.shapes import architecture
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -211,7 +208,7 @@ def largest_model(cluster: Cluster, *, seq_len: int, mfu: float | None = None) -
     cluster.check()
     sizes: list[Size] = []
     for width in WIDTHS:
-        config = _shape(width, seq_len)
+        config = shape_of_width(width, vocab_size=LARGEST_VOCAB, context_length=seq_len)
         once = Counted(config, seq_len)
         sizes.append(Size(config, once.cost.parameters, holds(once, cluster)))
         if len(sizes) > 3 and not any(size.fits for size in sizes[-3:]):
@@ -224,11 +221,6 @@ def largest_model(cluster: Cluster, *, seq_len: int, mfu: float | None = None) -
         )
     best = fitting[-1]
     return sizes[max(0, best - 4) : best + 3], how_to_train(sizes[best].config, cluster, seq_len=seq_len, mfu=mfu)
-
-
-def _shape(width: int, seq_len: int) -> ModelConfig:
-    sizes = {"d_model": width, "n_layers": choose_depth(width), "head_dim": choose_head_dim(width), "n_kv_heads": choose_kv_heads(width)}
-    return architecture("llama", vocab_size=LARGEST_VOCAB, context_length=seq_len, **sizes)
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,12 @@ def choose_kv_heads(width: int) -> int | None:
     return 8 if width >= 4096 else None
 
 
+def shape_of_width(width: int, *, vocab_size: int, context_length: int) -> ModelConfig:
+    """The shape that these rules give a width, as a model of the llama architecture."""
+    sizes = {"d_model": width, "n_layers": choose_depth(width), "head_dim": choose_head_dim(width), "n_kv_heads": choose_kv_heads(width)}
+    return architecture("llama", vocab_size=vocab_size, context_length=context_length, **sizes)
+
+
 def choose_micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> int:
     """Sequences whose activations fit the cache of a processor or half of the memory of a GPU."""
     if machine.device == "cpu":
