@@ -159,7 +159,7 @@ class PlanOf:
             batch_tokens=None if self.batch_tokens is None else parse_tokens(self.batch_tokens, "--batch-tokens"),
             mfu=self.mfu,
         )
-        each = BYTES_PER_TOKEN
+        each = min(BYTES_PER_TOKEN, bytes_per_token(config.vocab_size))
         unique = math.inf if self.text is None else parse_bytes(self.text) / each
         n, run = law_parameters(config), fit.training
         loss = law.loss(n, run.tokens, unique)

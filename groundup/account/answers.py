@@ -40,8 +40,8 @@ MOST_EPOCHS = 16.0
 """Times that text is repeated at most: after R_D* = 15 repetitions another is worth little (Muennighoff et al. 2023)."""
 PLENTY_BYTES = 10**18
 """Text where no amount is given: more than any budget reads."""
-READY_BYTES_PER_S = 1e15
-"""The text is taken to be tokenized beforehand, on processors: this rate makes it cost nothing."""
+READY_BYTES_PER_S = 1e30
+"""The text is taken to be tokenized beforehand, on processors: at this rate even ``PLENTY_BYTES`` cost nothing."""
 LARGEST_VOCAB = 65_536
 """Vocabulary of the largest model: that of the rules at its size."""
 

@@ -33,6 +33,13 @@ def test_the_best_model_has_the_lowest_loss_of_all_shapes_and_fills_the_budget(t
     assert three_days.fit.steps[0].fits and math.isinf(three_days.unique_tokens)
 
 
+@pytest.mark.parametrize("seconds", [180, 7200])
+def test_text_that_is_ready_takes_none_of_the_budget(seconds):
+    """All but the planner's reserve of 2 seconds and 8 % is for training, and steps are whole."""
+    best = best_model(parse_budget(f"{seconds}s"), h100(1), law=EPOCH, mfu=0.4)
+    assert best.fit.training.seconds == pytest.approx(0.92 * seconds - 2, rel=0.01)
+
+
 def test_the_best_model_is_near_the_laws_optimum(three_days):
     """Widths are steps of a fifth and more, and attention's pairs are no part of 6 N D."""
     n, d = EPOCH.optimal(three_days.plan.flops)
