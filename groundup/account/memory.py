@@ -13,39 +13,14 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from groundup.account.cost import Cost, Weight, cost, executed_pairs
+from groundup.account.execution import CPU, GPU, Execution
 from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
 from groundup.errors import UsageError
 
+__all__ = ["CPU", "GPU", "Execution", "Memory", "Moment", "optimizer_numbers", "saved_bytes", "training_memory"]
+
 MOMENTS: dict[str, int] = {"sgd": 1, "adamw": 2, "muon": 1, "soap": 2}
 """Moments of each parameter, in fp32, by method (sgd with momentum)."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a step is computed, as far as memory cares."""
-
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of activations; weights, gradients and moments are fp32 masters in both."""
-    attention_block: int | None = 128
-    """Queries a block of an attention that keeps its probabilities; None is a fused kernel that recomputes them."""
-    fused_norm: bool = True
-    """Whether a norm keeps its output only, or also its input."""
-    loss_chunk_bytes: int = 8 << 20
-    """Logits that exist at a time, in bytes of fp32."""
-    allocator_overhead: float = 0.30
-    """Resident bytes beyond the live ones, as a share of them: holes in the C heap. On glibc, three models of 180 to 530 MB live had
-    0.25, 0.36 and 0.40 after six steps. 0 predicts live bytes, as an allocation tracker counts them."""
-
-    @property
-    def number_bytes(self) -> int:
-        """Bytes of one activation."""
-        return 4 if self.precision == "fp32" else 2
-
-
-CPU = Execution()
-"""The decoder on a processor."""
-GPU = Execution("bf16", None, False, 256 << 20, 0.0)
-"""The decoder on a GPU; live bytes, to be held against ``torch.cuda.max_memory_allocated``."""
 
 
 @dataclass(frozen=True)
