@@ -39,6 +39,8 @@ class AttentionWork:
     """Query-key pairs that the mask lets through."""
     run: Execution
     """How it is computed."""
+    d_model: int
+    """D."""
 
     @property
     def q(self) -> int:
@@ -64,13 +66,14 @@ class AttentionWork:
     def heads(self) -> Both:
         """Rotation, offset keys and layout; weights joined for one product, and their gradients parted."""
         width = self.q + 2 * self.kv
+        joined = 0 if self.run.compiled else 2 * self.d_model * width // self.t  # read and written
         if self.in_one_loop:
-            return Both((Pass(width, width, calls=8),), (Pass(2 * width, width, calls=8),))
+            return Both((Pass(width, width, joined, turned=width, calls=8),), (Pass(2 * width, width, joined, turned=width, calls=8),))
         turned = self.q + self.kv
         if self.run.compiled:
             one = (Pass(turned, turned),)
             return Both(one, one) if self.config.rotary is not None else Both()
-        forward, backward = [], [Pass(2 * width, 2 * width, calls=4)]
+        forward, backward = [Pass(masters=joined)], [Pass(2 * width, 2 * width, joined, calls=4)]
         if self.run.attention_block is not None:  # queries scaled, keys and values laid out by heads
             forward.append(Pass(width, width, calls=3))
         if self.config.rotary is not None:  # four products of halves, a difference and a sum of them, then the halves joined
@@ -99,14 +102,14 @@ class AttentionWork:
             return Both((seen,), (back,))
         a, (groups, kv, e) = self.config, self._sizes()
         forward: list[Work] = []
-        backward: list[Work] = []
+        backward: list[Work] = [Pass(0, self.kv)]  # cleared, for blocks add to it
         for n, s in key_blocks(self.t, a.window, self.run.attention_block):
             scored = a.n_heads * n * s
             forward.append(Product(groups * n, e, s, kv, "count"))
             if self.in_one_loop:
                 forward.append(Pass(scored, scored, exponentials=min(scored, a.n_heads * self.pairs * n // self.t), calls=3))
             else:
-                forward.append(Pass(2 * scored, 2 * scored, exponentials=scored, calls=12))  # with the mask made and added
+                forward.append(Pass(2 * scored, 2 * scored, calls=12))  # with the mask made and added
             backward += [Product(groups * n, s, e, kv, "count"), Product(s, groups * n, e, kv, "count")]
             backward += [Pass(2 * scored, scored), Pass(2 * kv * s * e + a.n_heads * n * e, kv * s * e + a.n_heads * n * e, calls=2)]
         return Both(tuple(forward), tuple(backward))
@@ -118,7 +121,7 @@ class AttentionWork:
             return Both((Pass(self.kv, self.q, flops=flops),), (Pass(2 * self.q + self.kv, self.kv, flops=2 * flops),))
         a, (groups, kv, e) = self.config, self._sizes()
         forward: list[Work] = []
-        backward: list[Work] = []
+        backward: list[Work] = [Pass(0, self.kv)]
         for n, s in key_blocks(self.t, a.window, self.run.attention_block):
             forward += [Product(groups * n, s, e, kv, "count"), Pass(a.n_heads * n * e, a.n_heads * n * e)]
             backward += [Product(groups * n, e, s, kv, "count"), Product(s, groups * n, e, kv, "count")]

@@ -330,7 +330,7 @@ def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Comp
 
 def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> Component:
     d, q, kv, t = config.d_model, a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, seq.length
-    does = AttentionWork(a, t, seq.pairs(a.window), seq.executed_as)
+    does = AttentionWork(a, t, seq.pairs(a.window), seq.executed_as, d)
     parts = [
         _linear(f"{name}.query", q, d, t, a.bias),
         _linear(f"{name}.key", kv, d, t, a.bias),

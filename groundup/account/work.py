@@ -75,7 +75,9 @@ class Pass:
     masters: int = 0
     """Numbers of fp32 read or written once a micro-batch, however large: weights and their gradients."""
     exponentials: int = 0
-    """Exponentials, tanh or sigmoids taken."""
+    """Exponentials taken where they are not hidden behind memory."""
+    turned: int = 0
+    """Numbers of heads normalized and turned in the processor's loop."""
     flops: int = 0
     """FLOPs of the products inside."""
     calls: int = 1
@@ -83,7 +85,7 @@ class Pass:
 
     def of_batch(self, batch_size: int) -> Pass:
         """The same for a micro-batch of so many sequences."""
-        grown = {name: batch_size * getattr(self, name) for name in ("read", "written", "exponentials", "flops")}
+        grown = {name: batch_size * getattr(self, name) for name in ("read", "written", "exponentials", "turned", "flops")}
         return replace(self, **grown)
 
     def bytes(self, number_bytes: float) -> float:
@@ -150,13 +152,12 @@ class _Chain(NamedTuple):
     read_back: int
     written_back: int
     calls_back: int
-    exponentials: int
 
 
 _ACTIVATIONS = {
-    "relu2": _Chain(1, 2, 2, 2, 3, 2, 2, 0),
-    "swiglu": _Chain(2, 5, 3, 3, 14, 8, 8, 1),
-    "gelu": _Chain(1, 10, 8, 8, 17, 11, 11, 1),
+    "relu2": _Chain(1, 2, 2, 2, 3, 2, 2),
+    "swiglu": _Chain(2, 5, 3, 3, 14, 8, 8),
+    "gelu": _Chain(1, 10, 8, 8, 17, 11, 11),
 }
 """Operations of ``kernels.elementwise`` and ``model.functional``, counted."""
 
@@ -164,13 +165,11 @@ _ACTIVATIONS = {
 def activation(mlp: Dense, t: int, run: Execution) -> Both:
     """The MLP's pointwise function over [T, F]: fused, inputs in and result out, and back that and the gradient in."""
     n, chain = t * mlp.d_ff, _ACTIVATIONS[mlp.activation]
-    exponentials = n * chain.exponentials
     if run.compiled:
         inputs = n * chain.inputs
-        return Both((Pass(inputs, n, exponentials=exponentials),), (Pass(inputs + n, inputs, exponentials=exponentials),))
-    forward = Pass(n * chain.read, n * chain.written, exponentials=exponentials, calls=chain.calls)
-    back = exponentials if mlp.activation == "swiglu" else 0
-    return Both((forward,), (Pass(n * chain.read_back, n * chain.written_back, exponentials=back, calls=chain.calls_back),))
+        return Both((Pass(inputs, n),), (Pass(inputs + n, inputs),))
+    forward = Pass(n * chain.read, n * chain.written, calls=chain.calls)
+    return Both((forward,), (Pass(n * chain.read_back, n * chain.written_back, calls=chain.calls_back),))
 
 
 def residual(t: int, d: int) -> Both:
@@ -204,10 +203,10 @@ def head(t: int, d: int, vocab_size: int, *, bias: bool, run: Execution) -> Both
 def loss(t: int, vocab_size: int, *, softcap: bool, run: Execution) -> Both:
     """Logits [T, V] to their gradient in place; numbers of fp32, so twice as many where the activations have two bytes."""
     n = t * vocab_size * (4 // run.number_bytes)
-    exponentials = t * vocab_size * (1 + softcap)
-    capped = Pass(n * 7, n * 6, exponentials=t * vocab_size, calls=6) if softcap else None
-    if run.compiled or run.attention_block is not None:
+    exponentials = t * vocab_size
+    capped = Pass(n * 7, n * 6, calls=6) if softcap else None
+    if run.compiled or run.fused_norm:
         main = Pass(n, n, exponentials=exponentials, calls=20)  # the rest of the calls are on one number a row
     else:
-        main = Pass(5 * n, 3 * n, exponentials=exponentials, calls=24)
+        main = Pass(5 * n, 3 * n, calls=24)
     return Both((main,) if capped is None else (main, capped))
