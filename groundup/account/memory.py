@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from groundup.account.cost import Cost, Weight, cost, executed_pairs
-from groundup.account.execution import CPU, GPU, Execution
+from groundup.account.execution import CPU as CPU
+from groundup.account.execution import GPU as GPU
+from groundup.account.execution import Execution as Execution
 from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
 from groundup.errors import UsageError
-
-__all__ = ["CPU", "GPU", "Execution", "Memory", "Moment", "optimizer_numbers", "saved_bytes", "training_memory"]
 
 MOMENTS: dict[str, int] = {"sgd": 1, "adamw": 2, "muon": 1, "soap": 2}
 """Moments of each parameter, in fp32, by method (sgd with momentum)."""
@@ -295,7 +295,9 @@ class _Step:
         head, cast = c * n * d + 4 * v * d, 0 if c == 4 else c * v * d
         rows = min(n, max(32, self.run.loss_chunk_bytes // (4 * v)))
         chunk = rows * v * (4 if c == 4 else 6)
-        chunks = chunk * (2 if n > rows else 1)  # the last chunk's logits live until the next chunk's are there
+        # of a chunk: logits, with a cap also what tanh gave and its slope, with a bias the gradient scaled for it; and the last chunk's
+        # logits live until the next one's are there
+        chunks = chunk * ((3 if self.config.logit_softcap is not None else 1 + self.config.head_bias) + (n > rows))
         return [
             Moment("loss, forward", self.categories(before, saved, head + cast + chunks)),
             Moment("loss, backward", self.categories(before, saved, 2 * head + cast)),

@@ -14,8 +14,8 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from groundup.account.cost import Component, Cost, cost
+from groundup.account.devices import Device
 from groundup.account.execution import CPU, GPU, Execution
-from groundup.account.hardware import Device
 from groundup.account.updates import update_work
 from groundup.account.work import Pass, Product, Work
 from groundup.config import ModelConfig

@@ -17,6 +17,7 @@ from torch import Tensor
 from groundup.account import detect
 from groundup.account.hardware import CPU_USD_PER_CORE_HOUR
 from groundup.account.roofline import Ceilings
+from groundup.model.functional import linear
 from groundup.train.calibrate import device_name
 
 DIMS = {"cpu": (4, 16, 64, 256, 1024), "cuda": (16, 64, 256, 1024, 4096, 8192)}
@@ -59,7 +60,7 @@ class Meter:
         self._calls[name, size] = (call, amount)
 
     def _new(self, *shape: int) -> Tensor:
-        return torch.full(shape, 0.5, device=self.device, dtype=self.dtype)
+        return torch.full(shape, 0.25, device=self.device, dtype=self.dtype)
 
     def _product(self, m: int, k: int, n: int) -> tuple[Callable[[], object], float]:
         """As a layer calls it: activations that are not in the core's cache, a weight, a result that is new."""
@@ -69,10 +70,10 @@ class Meter:
         return (lambda: next(left) @ right.T), 2.0 * m * k * n
 
     def _pass(self, moved: int) -> tuple[Callable[[], object], float]:
-        """Two tensors read and one written, in turns through a ring of tensors: a step seldom finds in the core's cache what it needs."""
+        """Two tensors read and one written, in turns through a ring: a step finds little of what it needs in the core's cache."""
         n = moved // (3 * self._number_bytes)
         ring = cycle([self._new(n) for _ in range(max(4, RING_BYTES[self.device.type] // (n * self._number_bytes)))])
-        return (lambda: torch.add(next(ring), next(ring))), float(3 * n * self._number_bytes)
+        return (lambda: torch.add(next(ring), next(ring), out=next(ring))), float(3 * n * self._number_bytes)
 
     def _exponentials(self) -> tuple[Callable[[], object], float]:
         """As the loss takes them, over rows of logits that have been turned already: all -0.5 or so, in place."""
@@ -101,13 +102,13 @@ class Meter:
         return both, 2.0 * x.numel()
 
     def _small(self) -> tuple[Callable[[], object], float]:
-        """A chain of products of a few numbers, forward and backward: three operations and their bookkeeping each."""
-        x, w = self._new(8, 8).requires_grad_(), self._new(8, 8).requires_grad_()
+        """A chain of layers of a few numbers, forward and backward: three products each, with their views and bookkeeping."""
+        x, w = self._new(1, 8, 8).requires_grad_(), self._new(8, 8).requires_grad_()
 
         def chain() -> None:
             y = x
             for _ in range(CHAIN):
-                y = y * w
+                y = linear(y, w)
             torch.autograd.grad(y.sum(), (x, w))
 
         return chain, 3.0 * CHAIN
