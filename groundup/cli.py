@@ -15,6 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from groundup.account.rules import Overrides
 from groundup.cli_account import CostOf
+from groundup.cli_doctor import Doctor
 from groundup.cli_tokenizer import TokenizerRoom
 from groundup.errors import GroundupError, UsageError
 
@@ -295,6 +296,7 @@ COMMANDS = {
     "report": Report,
     "tokenizer": TokenizerRoom,
     "cost": CostOf,
+    "doctor": Doctor,
 }
 
 

@@ -11,17 +11,21 @@ from typing import Literal, NamedTuple
 from tyro.conf import Positional
 
 from groundup.account import (
+    CPU,
     GPU,
     Cost,
     Device,
     Memory,
+    StepTime,
     cost,
+    find_ceilings,
     find_device,
     format_bytes,
     format_count,
     format_flops,
     format_seconds,
     format_usd,
+    step_time,
     training_memory,
 )
 from groundup.account.inference import Requests, Serving, cache_bytes, decode_flops, prefill_flops
@@ -45,11 +49,11 @@ class CostOf:
     tokens: float | None = None
     """Tokens to train on (default: 20 a parameter, Hoffmann et al. 2022)."""
     device: str = "h100"
-    """A device such as a100, h100, b200 or rtx4090."""
+    """A device such as a100, h100, b200 or rtx4090, or here for this machine as `groundup doctor` measured it."""
     devices: int = 1
     """How many of them train."""
-    mfu: float = 0.4
-    """Share of the dense bf16 peak that training attains: assumed, not predicted."""
+    mfu: float | None = None
+    """Share of the dense peak that training attains (default: predicted by a roofline over the model's operations)."""
     prompt_tokens: int | None = None
     """Tokens of each prompt that is answered (default: 1000, or half of a short context)."""
     new_tokens: int = 200
@@ -58,6 +62,8 @@ class CostOf:
     """Sequences answered side by side."""
     memory: bool = False
     """Show where the memory of a training step goes, as bars."""
+    time: bool = False
+    """Show where the time of a training step goes, and what binds each part."""
     json: bool = False
     """Print one machine-readable last line."""
     debug: bool = False
@@ -68,7 +74,7 @@ class CostOf:
         from groundup.terminal import show_pairs, show_rows
 
         config, device = open_config(self.model), find_device(self.device)
-        if not 0 < self.mfu <= 1:
+        if self.mfu is not None and not 0 < self.mfu <= 1:
             raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
         if self.devices < 1 or self.batch_size < 1:
             raise UsageError("--devices and --batch-size must be at least 1")
@@ -78,11 +84,15 @@ class CostOf:
             tree_rows(counted),
             title=f"{self.model}: {counted.parameters:,} parameters; FLOPs of training on sequences of {seq_len:,} tokens",
         )
-        training = self._training(config, counted, device)
+        step = self._step_time(config, seq_len)
+        training = self._training(config, counted, device, step)
+        mfu, how = (step.mfu, "predicted") if self.mfu is None else (self.mfu, "given")
         show_pairs(
             [(line.label, line.show(line.value)) for line in training],
-            title=f"\nTraining on {self.devices} x {device.name} at {self.mfu:.0%} of its bf16 peak",
+            title=f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of its {device.half_precision} peak, {how}",
         )
+        if self.time:
+            show_rows(time_rows(step), title=f"\nTime of a step of {self.batch_size} x {seq_len:,} tokens; {step.ceilings.source}")
         if self.memory:
             self._show_memory(config, seq_len)
         serving = self._serving(config, device)
@@ -92,16 +102,23 @@ class CostOf:
         if self.json:
             print(json.dumps({"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}))
 
-    def _training(self, config: ModelConfig, counted: Cost, device: Device) -> list[Line]:
+    def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
+        return step_time(config, find_ceilings(self.device), batch_size=self.batch_size, seq_len=seq_len, matrices=self.matrices)
+
+    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Line]:
         tokens = int(self.tokens or 20 * counted.parameters)
         flops = counted.flops_training(tokens)
-        seconds = flops / (device.peak("bf16") * self.mfu * self.devices)
+        seconds = flops / (device.peak(device.half_precision) * (self.mfu or step.mfu) * self.devices)
         usd = seconds / 3600 * device.usd_per_hour * self.devices
         held = self._step_memory(config, counted.seq_len).peak_bytes
         pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
         return [
             Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
             Line("attention_share", "of it attention's pairs", pairs, "{:.1%}".format),
+            Line("step_seconds", f"a step of {self.batch_size} sequences on one device, predicted", step.seconds, format_seconds),
+            Line("training_tokens_per_s", "tokens/s on one device, predicted", step.tokens_per_s, "{:,.0f}".format),
+            Line("mfu", "model FLOPs utilization, predicted", step.mfu, "{:.1%}".format),
+            Line("hfu", "with recomputed scores", step.hfu, "{:.1%}".format),
             Line("training_tokens", "tokens", tokens, format_count),
             Line("training_flops", "FLOPs", flops, format_flops),
             Line("training_seconds", "time", seconds, format_seconds),
@@ -110,7 +127,8 @@ class CostOf:
         ]
 
     def _step_memory(self, config: ModelConfig, seq_len: int) -> Memory:
-        return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=GPU, matrices=self.matrices)
+        run = GPU if find_ceilings(self.device).overlapped else CPU
+        return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=run, matrices=self.matrices)
 
     def _show_memory(self, config: ModelConfig, seq_len: int) -> None:
         from groundup.terminal import show_bars
@@ -125,7 +143,7 @@ class CostOf:
         prompt = self.prompt_tokens or min(1000, max(1, config.context_length // 2))
         requests = Requests(prompt, min(self.new_tokens, max(1, config.context_length - prompt)), self.serve_batch)
         requests.check(config)
-        serving = Serving(config, requests, device)
+        serving = Serving(config, requests, device, device.half_precision)
         cached = f"weights and {self.serve_batch} x {requests.length:,} tokens of cache"
         return [
             Line("weights_bytes", "weights", serving.weights_bytes, format_bytes),
@@ -178,6 +196,22 @@ def open_config(model: str) -> ModelConfig:
     if not isinstance(values, dict):
         raise UsageError(f"{path}: no configuration; give the config.json of a groundup run")
     return check(from_dict(ModelConfig, values, str(path)))
+
+
+def time_rows(step: StepTime) -> list[dict[str, str]]:
+    """One line a role, for people: what takes less than a thousandth of the step is left out."""
+    return [
+        {
+            "part": row.name,
+            "time": format_seconds(row.seconds),
+            "of all": f"{row.seconds / step.seconds:.1%}",
+            "bound by": row.bound,
+            "FLOPs": format_flops(row.flops),
+            "moved": format_bytes(row.n_bytes),
+        }
+        for row in step.rows()
+        if row.seconds >= 0.001 * step.seconds
+    ]
 
 
 def tree_rows(counted: Cost) -> list[dict[str, str]]:

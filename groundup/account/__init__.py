@@ -2,7 +2,7 @@
 
 from groundup.account.budget import Budget, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
 from groundup.account.cost import Component, Cost, Row, Weight, causal_pairs, cost, executed_pairs, prior_gate_parameters
-from groundup.account.devices import DEVICES, Device, detect, find_device
+from groundup.account.devices import DEVICES, Device, detect
 from groundup.account.execution import CPU, GPU, Execution
 from groundup.account.hardware import (
     cpu,
@@ -12,6 +12,7 @@ from groundup.account.hardware import (
     total_memory_bytes,
     usable_cores,
 )
+from groundup.account.measured import find_ceilings, find_device, load_measured
 from groundup.account.memory import Memory, training_memory
 from groundup.account.roofline import Ceilings, StepTime, step_time
 
@@ -34,12 +35,14 @@ __all__ = [
     "cpu",
     "detect",
     "executed_pairs",
+    "find_ceilings",
     "find_device",
     "format_bytes",
     "format_count",
     "format_flops",
     "format_seconds",
     "format_usd",
+    "load_measured",
     "parse_budget",
     "peak_process_memory_bytes",
     "prior_gate_parameters",

@@ -170,7 +170,7 @@ _DRIVER_NAMES: tuple[tuple[str, str], ...] = (
 def find_device(key: str) -> Device:
     """The device of a key such as ``h100``; UsageError naming the known keys otherwise."""
     if key.lower() not in DEVICES:
-        raise UsageError(f"device {key!r} is not known; choose one of {', '.join(DEVICES)}")
+        raise UsageError(f"device {key!r} is not known; choose one of {', '.join(DEVICES)}, or here for this machine")
     return DEVICES[key.lower()]
 
 

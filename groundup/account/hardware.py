@@ -8,10 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from groundup.account.devices import DEVICES, Device, detect, find_device
+from groundup.account.devices import Device
 from groundup.errors import GroundupError
-
-__all__ = ["CPU_USD_PER_CORE_HOUR", "DEVICES", "Device", "cpu", "detect", "find_device"]
 
 CPU_USD_PER_CORE_HOUR = 0.04
 """Assumed: a virtual core of a general-purpose cloud instance on demand, 2026."""

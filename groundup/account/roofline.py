@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -50,6 +50,10 @@ class Ceilings:
     """Numbers of heads a second that the processor's loop normalizes and turns, or None where there is no such loop."""
     overlapped: bool = False
     """Whether the next operation is dispatched while one runs, as on a GPU."""
+    workers: int = 1
+    """Threads that share the rows of a batch, each of which attains all of this while the others work too."""
+    tokens_a_worker: int = 1
+    """Fewest tokens that are worth a worker."""
     peak_flops: float = 0.0
     """Dense peak that utilization is measured against: the datasheet's, or the best product that was measured."""
     usd_per_hour: float | None = None
@@ -59,8 +63,8 @@ class Ceilings:
 
     def __post_init__(self) -> None:
         numbers = [x for pairs in (self.product_rates, self.bandwidths) for pair in pairs for x in pair] + [self.peak_flops]
-        if not self.product_rates or not self.bandwidths or min(numbers) <= 0 or self.dispatch_s < 0:
-            raise UsageError(f"{self.name}: rates, bandwidths and the peak must be above 0, and dispatch_s at least 0")
+        if not self.product_rates or not self.bandwidths or min(numbers) <= 0 or self.dispatch_s < 0 or self.workers < 1:
+            raise UsageError(f"{self.name}: rates, bandwidths, the peak and the workers must be above 0, and dispatch_s at least 0")
 
     @classmethod
     def of_device(
@@ -98,6 +102,17 @@ class Ceilings:
     def bandwidth(self, n_bytes: float) -> float:
         """Bytes/s of an operation that moves so many."""
         return _between(self.bandwidths, n_bytes)
+
+    def workers_for(self, batch_size: int, seq_len: int) -> int:
+        """How many workers share a micro-batch of so many sequences."""
+        return max(1, min(self.workers, batch_size, batch_size * seq_len // self.tokens_a_worker))
+
+    @property
+    def together(self) -> Ceilings:
+        """What all workers attain as one, where an operation is shared out among them."""
+        n = self.workers
+        rates, bandwidths = (tuple((x, n * rate) for x, rate in pairs) for pairs in (self.product_rates, self.bandwidths))
+        return replace(self, product_rates=rates, bandwidths=bandwidths, workers=1)
 
     @property
     def best_product_rate(self) -> float:
@@ -255,16 +270,16 @@ def step_time(
         raise UsageError(f"batch_size and micro_batches must be at least 1, not {batch_size} and {micro_batches}")
     run = run or (GPU if ceilings.overlapped else CPU)
     counted = cost(config, seq_len=seq_len, document_lengths=document_lengths, prior_shape=prior_shape, run=run)
-    c, found = run.number_bytes, []
+    c, found, workers = run.number_bytes, [], ceilings.workers_for(batch_size, seq_len)
     for _, part in counted.tree.walk():
         if not part.parts:
-            works = [work.of_batch(batch_size) for work in _works(part, run)]
+            works = [work.of_batch(-(-batch_size // workers)) for work in _works(part, run)]
             found.append(_timed(part.name, works, ceilings, c, micro_batches))
-    summed = Pass(masters=3 * counted.parameters, calls=len(counted.weights))  # gradients of the later micro-batches are added
-    found.append(_timed("gradient sum", [summed] * (micro_batches - 1), ceilings, c))
+    summed = Pass(masters=3 * counted.parameters, calls=len(counted.weights))  # of later micro-batches, and of the other workers
+    found.append(_timed("gradient sum", [summed] * (micro_batches - 1 + workers - 1), ceilings, c))
     tokens = batch_size * micro_batches * seq_len
     updates = update_work(counted.weights, matrices=matrices, others=others, run=run, hashed=config.hash_embedding, step_tokens=tokens)
-    found += [_timed(name, works, ceilings, c) for name, works in updates.items()]
+    found += [_timed(name, works, ceilings.together, c) for name, works in updates.items()]
     return StepTime(counted, batch_size * micro_batches, tuple(found), ceilings)
 
 

@@ -6,6 +6,7 @@ a prediction is of what usually happens.
 
 from __future__ import annotations
 
+import datetime
 import statistics
 import time
 from collections.abc import Callable
@@ -14,10 +15,13 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from groundup.account import detect
+from groundup.account import detect, total_memory_bytes
 from groundup.account.hardware import CPU_USD_PER_CORE_HOUR
+from groundup.account.measured import Measured
 from groundup.account.roofline import Ceilings
 from groundup.model.functional import linear
+from groundup.parallel.data import ALONE, World
+from groundup.parallel.threads import LEAST_TOKENS, MOST_WORKERS, run_together
 from groundup.train.calibrate import device_name
 
 DIMS = {"cpu": (4, 16, 64, 256, 1024), "cuda": (16, 64, 256, 1024, 4096, 8192)}
@@ -52,7 +56,7 @@ class Meter:
         self._add("exponentials", 0, *self._exponentials())
         self._add("dispatch", 0, *self._small())
         self._add("one call", 0, *self._one_call())
-        if kind == "cpu":
+        if kind == "cpu" and dtype == torch.float32:
             self._add("heads", 0, *self._heads())
         self._seconds: dict[tuple[str, int], list[float]] = {key: [] for key in self._calls}
 
@@ -157,14 +161,20 @@ class Meter:
                 found.setdefault(size, []).append(amount / statistics.median(self._seconds[called, size]))
         return found
 
-    def ceilings(self) -> Ceilings:
-        """The medians of what was measured so far."""
-        products = self._rates("product")
-        best = max(rate for rates in products.values() for rate in rates)
+    def join(self, other: Meter) -> None:
+        """Takes over what another meter measured beside this one."""
+        for key, seconds in other._seconds.items():
+            self._seconds[key] += seconds
+
+    def ceilings(self, workers: int = 1) -> Ceilings:
+        """The medians of what was measured so far, by each of so many workers at once."""
+        products, cpu = self._rates("product"), self.device.type == "cpu"
         passes = [(moved, rate) for moved, (rate,) in sorted(self._rates("pass").items())]
-        call = 1 / self._rates("one call")[0][0] if self.device.type == "cpu" else 0.0  # is in dispatch already; a GPU hides it
-        known = detect(device_name(self.device)) if self.device.type == "cuda" else None
+        call = 1 / self._rates("one call")[0][0] if cpu else 0.0  # is in dispatch already; a GPU hides it
+        known = None if cpu else detect(device_name(self.device))
         precision = "fp32" if self.dtype == torch.float32 else "bf16"
+        best = workers * max(rate for rates in products.values() for rate in rates)
+        price = known.usd_per_hour if known else None
         return Ceilings(
             device_name(self.device),
             precision,
@@ -172,15 +182,61 @@ class Meter:
             tuple((float(moved), moved / max(0.2 * moved / rate, moved / rate - call)) for moved, rate in passes),
             1 / self._rates("dispatch")[0][0],
             self._rates("exponentials")[0][0],
-            self._rates("heads")[0][0] if self.device.type == "cpu" else None,
-            overlapped=self.device.type == "cuda",
+            self._rates("heads").get(0, [None])[0],
+            overlapped=not cpu,
+            workers=workers,
+            tokens_a_worker=LEAST_TOKENS,
             peak_flops=known.peak(precision) if known else best,
-            usd_per_hour=known.usd_per_hour if known else CPU_USD_PER_CORE_HOUR * torch.get_num_threads() if best else None,
+            usd_per_hour=CPU_USD_PER_CORE_HOUR * torch.get_num_threads() if cpu else price,
         )
 
 
-def measure_ceilings(device: torch.device, dtype: torch.dtype, *, rounds: int = 5) -> Ceilings:
-    """Times everything ``rounds`` times, in turns."""
-    meter = Meter(device, dtype)
-    meter.measure(rounds)
-    return meter.ceilings()
+def measure_ceilings(
+    device: torch.device, dtype: torch.dtype, *, rounds: int = 5, workers: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> Ceilings:
+    """Times everything ``rounds`` times, in turns, on as many workers at once as would share the rows of a batch."""
+    meters = [Meter(device, dtype, clock) for _ in range(workers)]
+    for _ in range(rounds):
+        run_together([meter.measure for meter in meters])
+    for meter in meters[1:]:
+        meters[0].join(meter)
+    return meters[0].ceilings(workers)
+
+
+def examine(device: torch.device, world: World = ALONE, *, rounds: int = 5) -> Measured:
+    """All that ``groundup doctor`` stores of one device: its ceilings in the precision that it trains in and in the other, and the sum
+    over ranks if there are several."""
+    on_gpu = device.type == "cuda"
+    dtypes = (torch.bfloat16, torch.float32) if on_gpu else (torch.float32, torch.bfloat16)
+    workers = 1 if on_gpu else min(torch.get_num_threads(), MOST_WORKERS)
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    ceilings = tuple(measure_ceilings(device, dtype, rounds=rounds if i == 0 else 2, workers=workers) for i, dtype in enumerate(dtypes))
+    share = (time.process_time() - cpu_s) / (workers * (time.perf_counter() - wall_s))
+    return Measured(
+        device.type,
+        1 if on_gpu else torch.get_num_threads(),
+        torch.cuda.get_device_properties(device).total_memory if on_gpu else total_memory_bytes(),
+        datetime.date.today().isoformat(),
+        torch.__version__,
+        ceilings,
+        measure_all_reduce(device, world),
+        world.size,
+        1.0 if on_gpu else min(1.0, share),
+    )
+
+
+def measure_all_reduce(device: torch.device, world: World) -> float | None:
+    """Bytes a second of a sum of 64 MiB over all ranks, each byte of a rank's tensor counted once; None in a world of one."""
+    if world.size == 1:
+        return None
+    import torch.distributed as dist
+
+    summed, seconds = torch.ones(1 << 24, device=device), []
+    for _ in range(5):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(summed)
+        float(summed[0])  # waits for the device
+        seconds.append(time.perf_counter() - started)
+        summed.fill_(1.0)
+    return summed.numel() * 4 / statistics.median(seconds)
