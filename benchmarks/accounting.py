@@ -17,15 +17,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from benchmarks.resources import RESULTS, provenance, save_result
 from groundup.account import CPU, format_bytes, format_seconds, training_memory
 from groundup.account.roofline import Ceilings, StepTime, step_time
-from groundup.account.shapes import architecture
+from groundup.account.shapes import Architecture, architecture
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
+from groundup.errors import GroundupError
 from groundup.kernels.memory import keep_freed_memory
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
@@ -36,6 +37,7 @@ from groundup.train.ceilings import Meter
 from groundup.train.step import StepConfig, TrainBatch, TrainState, train_step
 
 LIVE = replace(CPU, allocator_overhead=0.0)
+CPU_DEVICE = torch.device("cpu")
 STEPS = 3  # a round
 MEMORY_BOUND, MEDIAN_BOUND, WORST_BOUND = 0.03, 0.15, 0.35
 
@@ -45,78 +47,78 @@ class Case:
     """One configuration of a training step."""
 
     name: str
+    """For the table."""
     config: ModelConfig
+    """The model."""
     batch_size: int
+    """Sequences of the step."""
     seq_len: int
-    matrices: str = "muon"
-    others: str = "adamw"
-
-    def trainer(self) -> Trainer:
-        """A model with its optimizer, and a batch of random tokens."""
-        return Trainer(self)
+    """Tokens of each."""
+    matrices: Literal["muon", "soap", "adamw", "sgd"] = "muon"
+    """Method of the layers' matrices."""
+    others: Literal["adamw", "sgd"] = "adamw"
+    """Method of everything else."""
 
 
 class Trainer:
-    """Takes steps of one case."""
+    """Takes steps of one case on random tokens."""
 
-    def __init__(self, case: Case) -> None:
-        model = initialize(Decoder(case.config), 0)
+    def __init__(self, case: Case, device: torch.device = CPU_DEVICE, dtype: torch.dtype = torch.float32) -> None:
+        model = initialize(Decoder(case.config), 0).to(device)
+        model.compute_dtype = dtype
         # a batch that is learnt by heart makes numbers so small that processors multiply them ten times slower: learn next to nothing
         rates = {f.name: 1e-7 for f in fields(OptimizerConfig) if f.name.endswith("_lr")}
         optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(matrices=case.matrices, others=case.others, **rates))
-        self.state, self.settings = TrainState(model, optimizer), StepConfig(1000, case.batch_size)
+        self.device, self.state, self.settings = device, TrainState(model, optimizer), StepConfig(1000, case.batch_size)
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(case.config.vocab_size, (case.batch_size, case.seq_len + 1), generator=generator)
-        self.batch = TrainBatch(ids[:, :-1].clone(), ids[:, 1:].clone(), torch.zeros(case.batch_size, case.seq_len, dtype=torch.int32))
+        ids = torch.randint(case.config.vocab_size, (case.batch_size, case.seq_len + 1), generator=generator).to(device)
+        documents = torch.zeros(case.batch_size, case.seq_len, dtype=torch.int32, device=device)
+        self.batch = TrainBatch(ids[:, :-1].clone(), ids[:, 1:].clone(), documents)
 
     def step(self) -> None:
-        """One training step."""
+        """One training step; it waits for the device, for its metrics are numbers."""
         self.state, metrics = train_step(self.state, self.batch, self.settings)
-        assert metrics.finite
-
-    def standing_bytes(self) -> int:
-        """Weights and optimizer state."""
-        held = [*self.state.model.parameters(), *(t for t in self.state.optimizer.state_dict().values() if t.ndim)]
-        return sum(t.numel() * t.element_size() for t in held)
+        if not metrics.finite:
+            raise GroundupError("a step whose loss is not finite does not update: its time and memory mean nothing")
 
     def peak_bytes(self) -> int:
         """Live bytes at the peak of a step that begins without gradients: weights, state and batch, and what the step allocates."""
         self.state.optimizer.zero_grad()
-        batch = sum(t.numel() * t.element_size() for t in (self.batch.tokens, self.batch.targets, self.batch.documents))
-        return self.standing_bytes() + batch + peak_allocated(self.step, torch.device("cpu"))
+        batch = (self.batch.tokens, self.batch.targets, self.batch.documents)
+        held = [*self.state.model.parameters(), *(t for t in self.state.optimizer.state_dict().values() if t.ndim), *batch]
+        return sum(t.numel() * t.element_size() for t in held) + peak_allocated(self.step, self.device)
 
 
 def grid() -> Iterator[Case]:
     """Sizes, optimizers, sequence lengths, batches, and every kind of layer that the decoder has."""
-
-    def named(arch: str, d: int, n: int, v: int, t: int, **rest: Any) -> ModelConfig:
-        rows = 16_384 if arch == "groundup" else 0
-        return architecture(
-            arch, vocab_size=v, d_model=d, n_layers=n, head_dim=rest.pop("head_dim", 32), context_length=t, hash_rows=rows, **rest
-        )  # type: ignore[arg-type]
-
     for d, n, v, b, t in ((64, 4, 512, 4, 256), (128, 4, 2048, 8, 256), (256, 4, 2048, 4, 256), (128, 8, 4096, 2, 512)):
-        yield Case(f"groundup {d}x{n}", named("groundup", d, n, v, t), b, t)
+        yield Case(f"groundup {d}x{n}", _model("groundup", d, n, v, t), b, t)
     for method in ("adamw", "sgd"):
+        others = "sgd" if method == "sgd" else "adamw"
         for d, n, v, b, t in ((128, 4, 2048, 8, 256), (256, 2, 4096, 4, 512)):
-            yield Case(f"qwen3 {d}x{n} {method}", named("qwen3", d, n, v, t), b, t, method)
-            yield Case(f"llama {d}x{n} {method}", named("llama", d, n, v, t), b, t, method, "sgd" if method == "sgd" else "adamw")
-    llama = named("llama", 128, 4, 2048, 1024, n_kv_heads=1)
-    yield Case("llama 128x4 multi-query, 1024 tokens", llama, 2, 1024)
-    yield Case("llama 128x4 grouped", named("llama", 128, 4, 2048, 256, n_kv_heads=2), 8, 256)
-    yield Case("groundup 128x4, 64 tokens", named("groundup", 128, 4, 2048, 64), 16, 64)
-    yield Case("groundup 128x4, one sequence", named("groundup", 128, 4, 2048, 256), 1, 256)
-    yield Case("groundup 128x2, 1024 tokens", named("groundup", 128, 2, 2048, 1024), 2, 1024)
-    yield Case("llama 384x2, large vocabulary", named("llama", 384, 2, 16_384, 256, head_dim=64), 2, 256)
-    yield Case("groundup 384x3", named("groundup", 384, 3, 4096, 256, head_dim=64), 4, 256, "adamw")
+            yield Case(f"qwen3 {d}x{n} {method}", _model("qwen3", d, n, v, t), b, t, method)
+            yield Case(f"llama {d}x{n} {method}", _model("llama", d, n, v, t), b, t, method, others)
+    llama = _model("llama", 128, 4, 2048, 1024, n_kv_heads=1)
+    yield Case("multi-query, 1024 tokens", llama, 2, 1024)
+    yield Case("grouped-query", _model("llama", 128, 4, 2048, 256, n_kv_heads=2), 8, 256)
+    yield Case("softcap and bias of the head", replace(llama, logit_softcap=30.0, head_bias=True), 4, 256)
+    yield Case("large vocabulary", _model("llama", 384, 2, 16_384, 256, head_dim=64), 2, 256)
+    yield Case("wide and shallow", _model("llama", 512, 1, 2048, 128, head_dim=64), 8, 128)
+    yield Case("narrow and deep", _model("llama", 64, 12, 512, 128), 8, 128)
+    yield Case("groundup 128x4, 64 tokens", _model("groundup", 128, 4, 2048, 64), 16, 64)
+    yield Case("groundup 128x4, one sequence", _model("groundup", 128, 4, 2048, 256), 1, 256)
+    yield Case("groundup 128x2, 1024 tokens", _model("groundup", 128, 2, 2048, 1024), 2, 1024)
+    yield Case("groundup 384x3 adamw", _model("groundup", 384, 3, 4096, 256, head_dim=64), 4, 256, "adamw")
+    yield Case("groundup 128x4 soap", _model("groundup", 128, 4, 2048, 256), 8, 256, "soap")
     for name, layer in _layers():
         for tied in (False, True) if name == "gelu" else (False,):
             config = ModelConfig(2048, 128, 512, (layer,) * 4, final_norm=layer.norm, tied=tied)
             yield Case(f"{name}{', tied' * tied}", config, 4, 512, "adamw")
-    softcap = replace(llama, logit_softcap=30.0, head_bias=True)
-    yield Case("softcap and bias of the head", softcap, 4, 256)
-    yield Case("wide and shallow", named("llama", 512, 1, 2048, 128, head_dim=64), 8, 128, "muon")
-    yield Case("narrow and deep", named("llama", 64, 12, 512, 128), 8, 128, "muon")
+
+
+def _model(name: Architecture, d: int, n: int, v: int, t: int, *, head_dim: int = 32, n_kv_heads: int | None = None) -> ModelConfig:
+    sizes = {"d_model": d, "n_layers": n, "head_dim": head_dim, "n_kv_heads": n_kv_heads}
+    return architecture(name, vocab_size=v, context_length=t, hash_rows=16_384 if name == "groundup" else 0, **sizes)
 
 
 def _layers() -> Iterator[tuple[str, Layer]]:
@@ -129,7 +131,7 @@ def _layers() -> Iterator[tuple[str, Layer]]:
 
 def measure(case: Case, meter: Meter, rounds: int) -> dict[str, Any]:
     """Steps in turns with ceilings; then one step whose allocations are counted."""
-    trainer = case.trainer()
+    trainer = Trainer(case)
     trainer.step()
     trainer.step()
     meter.forget()
