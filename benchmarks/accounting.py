@@ -158,14 +158,20 @@ def predict(case: Case, ceilings: Ceilings) -> StepTime:
 def compare(case: Case, meter: Meter, rounds: int) -> dict[str, Any]:
     """Measured, predicted and their ratios."""
     row = measure(case, meter, rounds)
-    predicted = predict(case, meter.ceilings())
+    ceilings = meter.ceilings()
+    predicted = predict(case, ceilings)
     memory = training_memory(
         case.config, batch_size=case.batch_size, seq_len=case.seq_len, run=LIVE, matrices=case.matrices, others=case.others
     )
     row |= {"parameters": predicted.cost.parameters, "tokens": predicted.tokens, "mfu": predicted.mfu}
     row |= {"predicted_s": predicted.seconds, "time_ratio": predicted.seconds / row["step_s"]}
     row |= {"predicted_bytes": memory.peak_bytes, "peak_at": memory.peak.name, "memory_ratio": memory.peak_bytes / row["peak_bytes"]}
-    return row
+    attained = {
+        "product_flops_per_s": ceilings.best_product_rate,
+        "bytes_per_s": ceilings.bandwidth(1e9),
+        "dispatch_s": ceilings.dispatch_s,
+    }
+    return row | {"ceilings": attained | {"dispatch_s": ceilings.dispatch_s}}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

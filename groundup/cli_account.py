@@ -100,7 +100,9 @@ class CostOf:
             [(line.label, line.show(line.value)) for line in serving], title=f"\nServing on one {device.name}, bf16, the roofline's seconds"
         )
         if self.json:
-            print(json.dumps({"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}))
+            figures = {"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}
+            parts = {"seconds_by_part": {row.name: row.seconds for row in step.rows()}} if self.time else {}
+            print(json.dumps(figures | parts))
 
     def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
         return step_time(config, find_ceilings(self.device), batch_size=self.batch_size, seq_len=seq_len, matrices=self.matrices)

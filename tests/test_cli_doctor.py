@@ -49,6 +49,7 @@ def test_costs_rest_on_it(capsys, examined):
     printed = capsys.readouterr().out
     found = json.loads(printed.splitlines()[-1])
     assert "two cores" in printed and "bound by" in printed
+    assert sum(found["seconds_by_part"].values()) == pytest.approx(found["step_seconds"])
     assert 0 < found["mfu"] <= found["hfu"] < 1
     assert found["training_tokens_per_s"] == pytest.approx(8 * 128 / found["step_seconds"])
     assert found["training_seconds"] == pytest.approx(found["training_tokens"] / found["training_tokens_per_s"], rel=1e-6)

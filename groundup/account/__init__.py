@@ -3,7 +3,7 @@
 from groundup.account.budget import Budget, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
 from groundup.account.cost import Component, Cost, Row, Weight, causal_pairs, cost, executed_pairs, prior_gate_parameters
 from groundup.account.devices import DEVICES, Device, detect
-from groundup.account.execution import CPU, GPU, Execution
+from groundup.account.execution import CPU, GPU, IDEAL, Execution
 from groundup.account.hardware import (
     cpu,
     peak_process_memory_bytes,
@@ -20,6 +20,7 @@ __all__ = [
     "CPU",
     "DEVICES",
     "GPU",
+    "IDEAL",
     "Budget",
     "Ceilings",
     "Component",

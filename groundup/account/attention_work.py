@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from groundup.account.execution import Execution
-from groundup.account.work import Both, Pass, Product, Work, norm
+from groundup.account.work import Pass, Product, StepWork, Work, norm
 from groundup.config import Attention, Norm
 
 
@@ -59,20 +59,20 @@ class AttentionWork:
         plain_norm = a.qk_norm is not None and a.qk_norm.kind == "rms" and not a.qk_norm.weight
         return plain_norm and a.rotary is not None and run.attention_block is not None and run.precision == "fp32" and not run.compiled
 
-    def norm(self, spec: Norm, heads: int) -> Both:
+    def norm(self, spec: Norm, heads: int) -> StepWork:
         """The norm of query or key heads; nothing where ``heads`` has it."""
-        return Both() if self.in_one_loop else norm(spec, self.t * heads, self.config.head_dim, self.run)
+        return StepWork() if self.in_one_loop else norm(spec, self.t * heads, self.config.head_dim, self.run)
 
-    def heads(self) -> Both:
+    def heads(self) -> StepWork:
         """Rotation, offset keys and layout; weights joined for one product, and their gradients parted."""
         width = self.q + 2 * self.kv
         joined = 0 if self.run.compiled else 2 * self.d_model * width // self.t  # read and written
         if self.in_one_loop:
-            return Both((Pass(width, width, joined, turned=width, calls=8),), (Pass(2 * width, width, joined, turned=width, calls=8),))
+            return StepWork((Pass(width, width, joined, turned=width, calls=8),), (Pass(2 * width, width, joined, turned=width, calls=8),))
         turned = self.q + self.kv
         if self.run.compiled:
             one = (Pass(turned, turned),)
-            return Both(one, one) if self.config.rotary is not None else Both()
+            return StepWork(one, one) if self.config.rotary is not None else StepWork()
         forward, backward = [Pass(masters=joined)], [Pass(2 * width, 2 * width, joined, calls=4)]
         if self.run.attention_block is not None:  # queries scaled, keys and values laid out by heads
             forward.append(Pass(width, width, calls=3))
@@ -82,24 +82,24 @@ class AttentionWork:
         if self.config.key_offset:
             forward.append(Pass(3 * self.kv, 4 * self.kv, calls=6))
             backward.append(Pass(3 * self.kv, 3 * self.kv, calls=8))
-        return Both(tuple(forward), tuple(backward))
+        return StepWork(tuple(forward), tuple(backward))
 
-    def value_embedding(self, vocab_size: int) -> Both:
+    def value_embedding(self, vocab_size: int) -> StepWork:
         """Rows looked up, times their gate, added to the values; back through all three, and the table's gradient."""
         kv = self.kv
         table = vocab_size * self.config.n_kv_heads * self.config.head_dim
         if self.run.compiled:
-            return Both((Pass(2 * kv, kv),), (Pass(3 * kv, 2 * kv, table),))
+            return StepWork((Pass(2 * kv, kv),), (Pass(3 * kv, 2 * kv, table),))
         joined = self.q + 2 * kv if self.in_one_loop else 0
-        return Both((Pass(4 * kv + joined, 3 * kv + joined, calls=6),), (Pass(6 * kv + joined, 4 * kv + joined, table, calls=9),))
+        return StepWork((Pass(4 * kv + joined, 3 * kv + joined, calls=6),), (Pass(6 * kv + joined, 4 * kv + joined, table, calls=9),))
 
-    def scores(self) -> Both:
+    def scores(self) -> StepWork:
         """Q K^T and its softmax; back, dQ = dS K and dK = dS^T Q, in a fused kernel after the scores once more."""
         if self.run.attention_block is None:
             flops = 2 * self.config.n_heads * self.config.head_dim * self.pairs
             seen = Pass(self.q + self.kv, 0, exponentials=self.config.n_heads * self.pairs, flops=flops)
             back = Pass(self.q + self.kv, self.q + self.kv, exponentials=self.config.n_heads * self.pairs, flops=3 * flops)
-            return Both((seen,), (back,))
+            return StepWork((seen,), (back,))
         a, (groups, kv, e) = self.config, self._sizes()
         forward: list[Work] = []
         backward: list[Work] = [Pass(0, self.kv)]  # cleared, for blocks add to it
@@ -112,13 +112,13 @@ class AttentionWork:
                 forward.append(Pass(2 * scored, 2 * scored, calls=12))  # with the mask made and added
             backward += [Product(groups * n, s, e, kv, "count"), Product(s, groups * n, e, kv, "count")]
             backward += [Pass(2 * scored, scored), Pass(2 * kv * s * e + a.n_heads * n * e, kv * s * e + a.n_heads * n * e, calls=2)]
-        return Both(tuple(forward), tuple(backward))
+        return StepWork(tuple(forward), tuple(backward))
 
-    def weighted_values(self) -> Both:
+    def weighted_values(self) -> StepWork:
         """P V; back, dP = dO V^T and dV = P^T dO."""
         if self.run.attention_block is None:
             flops = 2 * self.config.n_heads * self.config.head_dim * self.pairs
-            return Both((Pass(self.kv, self.q, flops=flops),), (Pass(2 * self.q + self.kv, self.kv, flops=2 * flops),))
+            return StepWork((Pass(self.kv, self.q, flops=flops),), (Pass(2 * self.q + self.kv, self.kv, flops=2 * flops),))
         a, (groups, kv, e) = self.config, self._sizes()
         forward: list[Work] = []
         backward: list[Work] = [Pass(0, self.kv)]
@@ -126,7 +126,7 @@ class AttentionWork:
             forward += [Product(groups * n, s, e, kv, "count"), Pass(a.n_heads * n * e, a.n_heads * n * e)]
             backward += [Product(groups * n, e, s, kv, "count"), Product(s, groups * n, e, kv, "count")]
             backward.append(Pass(2 * kv * s * e + 2 * a.n_heads * n * e, kv * s * e + 2 * a.n_heads * n * e, calls=3))
-        return Both(tuple(forward), tuple(backward))
+        return StepWork(tuple(forward), tuple(backward))
 
     def _sizes(self) -> tuple[int, int, int]:
         a = self.config

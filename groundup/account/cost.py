@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from groundup.account import work
 from groundup.account.attention_work import AttentionWork, key_blocks
 from groundup.account.execution import IDEAL, Execution
-from groundup.account.work import NOTHING, Both, moved_bytes
+from groundup.account.work import NOTHING, StepWork, moved_bytes
 from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Layer, ModelConfig, Norm, check
 from groundup.errors import UsageError
 
@@ -58,7 +58,7 @@ class Component:
     """Backward products for each forward one."""
     own_recomputed: int = 0
     """Forward products that backward executes once more, for each forward one."""
-    own_work: Both = NOTHING
+    own_work: StepWork = NOTHING
     """What its own operations execute, for one sequence: the products with their sizes, and the passes over memory."""
     parts: tuple[Component, ...] = ()
     """What it is made of."""
@@ -68,6 +68,11 @@ class Component:
         yield depth, self
         for part in self.parts:
             yield from part.walk(depth + 1)
+
+    @property
+    def all_weights(self) -> tuple[Weight, ...]:
+        """Its own parameter tensors and those of its parts, in order."""
+        return tuple(w for _, component in self.walk() for w in component.weights)
 
     @cached_property
     def parameters(self) -> int:
@@ -152,7 +157,7 @@ class Cost:
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
         """Every parameter tensor, in the order of the tree."""
-        return tuple(w for _, component in self.tree.walk() for w in component.weights)
+        return self.tree.all_weights
 
     @property
     def flops_per_token_forward(self) -> float:

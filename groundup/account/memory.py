@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from groundup.account.cost import Cost, Weight, cost, executed_pairs
+from groundup.account.cost import Component, Cost, Weight, cost, executed_pairs
 from groundup.account.execution import CPU as CPU
 from groundup.account.execution import GPU as GPU
 from groundup.account.execution import Execution as Execution
@@ -209,6 +209,17 @@ def saved_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Exec
     return [_evaluate(SAVED, Sizes(layer, config.d_model, batch_size, seq_len, run)) for layer in config.layers]
 
 
+def kept_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> dict[str, int]:
+    """Bytes that each branch of each layer keeps for backward, by its component's name, such as ``layers.0.mlp``."""
+    layers = saved_bytes(config, batch_size=batch_size, seq_len=seq_len, run=run)
+    return {f"layers.{i}.{part}": sum(lines.values()) for i, layer in enumerate(layers) for part, lines in layer.items()}
+
+
+def state_bytes(component: Component, *, matrices: str = "muon", others: str = "adamw") -> int:
+    """Bytes of fp32 masters, gradients and moments of a component's parameters; UsageError for a method that is not known."""
+    return 4 * (2 * component.parameters + optimizer_numbers(component.all_weights, matrices, others))
+
+
 def _evaluate(table: tuple[Line, ...], sizes: Sizes) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {"mixer": {}, "mlp": {}}
     for line in table:
@@ -308,7 +319,7 @@ class _Step:
         config, stream = self.config, self.run.number_bytes * self.batch * self.seq_len * self.config.d_model
         layers = saved_bytes(config, batch_size=self.batch, seq_len=self.seq_len, run=self.run)
         outer = self.outer_activations()
-        saved = outer + sum(sum(lines.values()) for layer in layers for lines in layer.values())
+        saved = outer + sum(kept_bytes(config, batch_size=self.batch, seq_len=self.seq_len, run=self.run).values())
         standing = self.all_gradients() if self.accumulating else 0
         new: dict[str, int] = {}  # bytes of gradients by branch, such as layers.0.mlp
         for weight in self.cost.weights:

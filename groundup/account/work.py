@@ -96,7 +96,7 @@ class Pass:
 Work = Product | Pass
 
 
-class Both(NamedTuple):
+class StepWork(NamedTuple):
     """What one training step executes of a component."""
 
     forward: tuple[Work, ...] = ()
@@ -105,7 +105,7 @@ class Both(NamedTuple):
     """Going back."""
 
 
-NOTHING = Both()
+NOTHING = StepWork()
 
 
 def moved_bytes(works: Iterable[Work], batch_size: int, number_bytes: float) -> float:
@@ -113,18 +113,18 @@ def moved_bytes(works: Iterable[Work], batch_size: int, number_bytes: float) -> 
     return sum(work.of_batch(batch_size).bytes(number_bytes) for work in works)
 
 
-def linear(t: int, n_in: int, n_out: int, *, bias: bool, input_gradient: bool = True, chunk: int | None = None) -> Both:
+def linear(t: int, n_in: int, n_out: int, *, bias: bool, input_gradient: bool = True, chunk: int | None = None) -> StepWork:
     """X [T, in] W^T, then dX = dY W and dW = dY^T X."""
     forward: tuple[Work, ...] = (Product(t, n_in, n_out, chunk=chunk),)
     backward: tuple[Work, ...] = (Product(n_out, t, n_in, grows="k", chunk=chunk),)
     if input_gradient:
         backward = (Product(t, n_out, n_in, chunk=chunk), *backward)
     if not bias:
-        return Both(forward, backward)
-    return Both((*forward, Pass(t * n_out, t * n_out, n_out)), (*backward, Pass(t * n_out, 0, n_out)))
+        return StepWork(forward, backward)
+    return StepWork((*forward, Pass(t * n_out, t * n_out, n_out)), (*backward, Pass(t * n_out, 0, n_out)))
 
 
-def norm(spec: Norm, rows: int, dim: int, run: Execution) -> Both:
+def norm(spec: Norm, rows: int, dim: int, run: Execution) -> StepWork:
     """A norm over [rows, dim]: one pass each way where it is fused, then one for the gain and the bias; else its chain of operations."""
     n, gain = rows * dim, spec.weight + spec.bias
     if run.compiled or (run.fused_norm and spec.kind == "rms"):
@@ -134,12 +134,12 @@ def norm(spec: Norm, rows: int, dim: int, run: Execution) -> Both:
     else:  # mean, difference, square, mean, root, product; and their gradients
         forward, backward = Pass(5 * n, 3 * n, calls=7), Pass(9 * n, 6 * n, calls=12)
     if not gain or run.compiled:
-        return Both((forward,), (backward,))
+        return StepWork((forward,), (backward,))
     affine = (
         Pass(n * gain, n * gain, gain * dim, calls=gain),
         Pass((3 * spec.weight + spec.bias) * n, 2 * spec.weight * n, gain * dim, calls=2 * gain),
     )
-    return Both((forward, affine[0]), (affine[1], backward))
+    return StepWork((forward, affine[0]), (affine[1], backward))
 
 
 class _Chain(NamedTuple):
@@ -162,45 +162,45 @@ _ACTIVATIONS = {
 """Operations of ``kernels.elementwise`` and ``model.functional``, counted."""
 
 
-def activation(mlp: Dense, t: int, run: Execution) -> Both:
+def activation(mlp: Dense, t: int, run: Execution) -> StepWork:
     """The MLP's pointwise function over [T, F]: fused, inputs in and result out, and back that and the gradient in."""
     n, chain = t * mlp.d_ff, _ACTIVATIONS[mlp.activation]
     if run.compiled:
         inputs = n * chain.inputs
-        return Both((Pass(inputs, n),), (Pass(inputs + n, inputs),))
+        return StepWork((Pass(inputs, n),), (Pass(inputs + n, inputs),))
     forward = Pass(n * chain.read, n * chain.written, calls=chain.calls)
-    return Both((forward,), (Pass(n * chain.read_back, n * chain.written_back, calls=chain.calls_back),))
+    return StepWork((forward,), (Pass(n * chain.read_back, n * chain.written_back, calls=chain.calls_back),))
 
 
-def residual(t: int, d: int) -> Both:
+def residual(t: int, d: int) -> StepWork:
     """Two sums [T, D] of a stream and a branch, and of their gradients."""
     two = (Pass(4 * t * d, 2 * t * d, calls=2),)
-    return Both(two, two)
+    return StepWork(two, two)
 
 
-def lookup(rows: int, vocab_size: int, dim: int) -> Both:
+def lookup(rows: int, vocab_size: int, dim: int) -> StepWork:
     """Rows of a table [V, dim]; back, the table's whole gradient is cleared and the rows are added to it."""
-    return Both((Pass(rows * dim, rows * dim),), (Pass(2 * rows * dim, rows * dim, vocab_size * dim, calls=2),))
+    return StepWork((Pass(rows * dim, rows * dim),), (Pass(2 * rows * dim, rows * dim, vocab_size * dim, calls=2),))
 
 
-def hashed_lookup(spec: HashEmbedding, t: int, d: int) -> Both:
+def hashed_lookup(spec: HashEmbedding, t: int, d: int) -> StepWork:
     """Row numbers of the n-grams, rows of the table, their sum and that with the tokens' vectors; back, the rows that were touched."""
     n, orders = t * d, len(spec.orders)
     forward = (Pass(12 * 2 * t * orders, 8 * 2 * t * orders, calls=12 * orders), Pass((2 * orders + 2) * n, (orders + 2) * n, calls=3))
     if spec.sparse:  # finding equal rows sorts them: log2 of 2^13 passes over numbers of 8 bytes, in three arrays
-        return Both(forward, (Pass(39 * 2 * t * orders, 39 * 2 * t * orders, calls=8), Pass(3 * n * orders, 2 * n * orders, calls=3)))
-    return Both(forward, (Pass(3 * n * orders, 2 * n * orders, spec.n_rows * d, calls=3),))
+        return StepWork(forward, (Pass(39 * 2 * t * orders, 39 * 2 * t * orders, calls=8), Pass(3 * n * orders, 2 * n * orders, calls=3)))
+    return StepWork(forward, (Pass(3 * n * orders, 2 * n * orders, spec.n_rows * d, calls=3),))
 
 
-def head(t: int, d: int, vocab_size: int, *, bias: bool, run: Execution) -> Both:
+def head(t: int, d: int, vocab_size: int, *, bias: bool, run: Execution) -> StepWork:
     """Logits, and both gradients, a chunk of rows at a time; a copy of both gradients going back, scaled by what came from above."""
     rows = max(32, run.loss_chunk_bytes // (4 * vocab_size))
     forward, backward = linear(t, d, vocab_size, bias=bias, chunk=rows)
     scaled = Pass(3 * t * d, 3 * t * d, 3 * vocab_size * d, calls=6)  # both sides of the products by their factors, then the copies
-    return Both(forward, (*backward, scaled))
+    return StepWork(forward, (*backward, scaled))
 
 
-def loss(t: int, vocab_size: int, *, softcap: bool, run: Execution) -> Both:
+def loss(t: int, vocab_size: int, *, softcap: bool, run: Execution) -> StepWork:
     """Logits [T, V] to their gradient in place; numbers of fp32, so twice as many where the activations have two bytes."""
     n = t * vocab_size * (4 // run.number_bytes)
     exponentials = t * vocab_size
@@ -209,4 +209,4 @@ def loss(t: int, vocab_size: int, *, softcap: bool, run: Execution) -> Both:
         main = Pass(n, n, exponentials=exponentials, calls=20)  # the rest of the calls are on one number a row
     else:
         main = Pass(5 * n, 3 * n, calls=24)
-    return Both((main,) if capped is None else (main, capped))
+    return StepWork((main,) if capped is None else (main, capped))
