@@ -127,6 +127,15 @@ def test_muons_products_are_those_of_its_iteration():
     assert flops[GPU] == 10 * 2 * r * r * c + 5 * 2 * r**3
 
 
+def test_matrices_that_muon_turns_move_more_on_a_processor():
+    weights = cost(QWEN3_600M, seq_len=1).weights
+    up, down = ([w for w in weights if w.name == f"layers.0.mlp.{leaf}.weight"] for leaf in ("up", "down"))
+    turned, flat = (
+        sum(work.bytes(4) for work in update_work(w, matrices="muon", others="adamw", run=CPU)["optimizer"]) for w in (up, down)
+    )
+    assert turned - flat == 4 * (5 - 1) * (2 + 3) * 3072 * 1024
+
+
 def test_a_sparse_table_moves_the_rows_that_a_step_touches():
     config = dataclasses.replace(SMOLLM2_135M, hash_embedding=HashEmbedding((2,), 1 << 20))
     weights = cost(config, seq_len=1).weights
