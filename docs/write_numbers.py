@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from groundup.account import cost, find_device, format_bytes, format_count, format_flops, format_usd, parse_budget
+from groundup.account import cost, find_ceilings, find_device, format_bytes, format_count, format_flops, format_usd, parse_budget
 from groundup.account.answers import worth
-from groundup.account.cluster import NETWORKS, Cluster, best_steps
+from groundup.account.cluster import Cluster, best_steps, network_of
 from groundup.account.conventions import conventions
 from groundup.account.inference import Requests, Serving, cache_bytes
 from groundup.account.known import known_model
@@ -389,8 +389,9 @@ def activation_table() -> str:
 
 def layout_table() -> str:
     """Layouts of a 70B model on 64 devices."""
-    cluster = Cluster(find_device("h100"), 64, NETWORKS["h100"])
-    steps = best_steps(Counted(known_model("llama-3.1-70b"), 4096), cluster, batch_size=1024)
+    h100, counted = find_device("h100"), Counted(known_model("llama-3.1-70b"), 4096)
+    cluster = Cluster(h100, 64, network_of("h100", h100), ceilings=find_ceilings("h100")).for_model(counted)
+    steps = best_steps(counted, cluster, batch_size=1024)
     rows = []
     for step in [x for x in steps if x.fits][:5] + [x for x in steps if not x.fits][:3]:
         speed = (share(step.mfu), f"{step.tokens_per_s:,.0f}") if step.fits else ("does not fit", "")

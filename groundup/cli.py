@@ -15,6 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from groundup.account.rules import Overrides
 from groundup.cli_account import CostOf
+from groundup.cli_doctor import Doctor
 from groundup.cli_plan import PlanOf
 from groundup.cli_tokenizer import TokenizerRoom
 from groundup.errors import GroundupError, UsageError
@@ -297,6 +298,7 @@ COMMANDS = {
     "tokenizer": TokenizerRoom,
     "cost": CostOf,
     "plan": PlanOf,
+    "doctor": Doctor,
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from groundup.account import find_device, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
+from groundup.account import find_ceilings, find_device, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
 from groundup.account.answers import (
     BestModel,
     Capacity,
@@ -28,7 +28,7 @@ from groundup.account.answers import (
     worth,
 )
 from groundup.account.budget import parse_bytes, parse_percent, parse_tokens
-from groundup.account.cluster import NETWORKS, PCIE4, Cluster, Step
+from groundup.account.cluster import Cluster, Step, network_of
 from groundup.account.known import open_config
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
@@ -72,7 +72,7 @@ class PlanOf:
     serve: bool = False
     """Find the largest batch and the longest context that MODEL serves."""
     device: str = "h100"
-    """A device such as a100, h100, b200 or rtx4090."""
+    """A device such as a100, h100, b200 or rtx4090, or here for this machine as `groundup doctor` measured it."""
     devices: int = 1
     """How many of them."""
     usd_per_hour: float | None = None
@@ -101,8 +101,8 @@ class PlanOf:
         device = find_device(self.device)
         if self.usd_per_hour is not None:
             device = dataclasses.replace(device, usd_per_hour=self.usd_per_hour, price_source="given")
-        precision = "bf16" if "bf16" in device.peak_flops else "fp16"
-        cluster = Cluster(device, self.devices, NETWORKS.get(self.device.lower(), PCIE4), precision)
+        network, ceilings = network_of(self.device, device), find_ceilings(self.device)
+        cluster = Cluster(device, self.devices, network, device.half_precision, ceilings=ceilings)
         cluster.check()
         found = answer(cluster)
         if self.json:
@@ -229,7 +229,7 @@ def show(content: Pairs | Rows, title: str) -> None:
 def training_pairs(fit: Fit, mfu: float | None) -> Pairs:
     """What a run takes, for people."""
     run, step, device = fit.training, fit.steps[0], fit.steps[0].cluster.device
-    whence = f"{step.cluster.kernel_share:.0%} while computing (assumed), less what the layout costs" if mfu is None else "given"
+    whence = f"{step.cluster.kernel_share:.1%} while computing by the roofline, less what the layout costs" if mfu is None else "given"
     return [
         ("model", model_line(fit)),
         ("tokens", f"{format_count(run.tokens)}, {run.tokens / fit.counted.parameters:.1f} a parameter"),

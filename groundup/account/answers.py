@@ -103,7 +103,7 @@ def how_to_train(
     counted = once.cost
     wanted = tokens or TOKENS_PER_PARAMETER * counted.parameters
     batch = batch_tokens or choose_tokens_per_step(counted.flops_per_token_training * wanted)
-    steps = fitting_steps(once, cluster, batch_size=max(1, round(batch / seq_len)))
+    steps = fitting_steps(once, cluster.for_model(once), batch_size=max(1, round(batch / seq_len)))
     if budget is not None:
         attained = (mfu or steps[0].mfu) * cluster.peak_flops
         seconds = budget.seconds_on(attainable_flops=attained, usd_per_hour=cluster.usd_per_hour)

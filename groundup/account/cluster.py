@@ -14,8 +14,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from groundup.account.budget import format_bytes
-from groundup.account.hardware import Device
-from groundup.account.layouts import MIXED_ADAMW, MODERN, Counted, Graph, Layout, Recompute, Spread, StateBytes
+from groundup.account.devices import Device
+from groundup.account.layouts import FP32_ADAMW, MIXED_ADAMW, MODERN, Counted, Graph, Layout, Recompute, Spread, StateBytes
+from groundup.account.roofline import Ceilings, step_time
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -24,6 +25,8 @@ KERNEL_SHARE = 0.5
 H100 come to 35 to 50 % in one node, and to 38 to 43 % on thousands (Llama Team 2024, table 4)."""
 LINK_SHARE = 0.8
 """Part of a link's rate that collectives attain: assumed, of NCCL's bus bandwidth on eight devices."""
+TRIAL_TOKENS = 8192
+"""Tokens of a micro-batch for which the share of the peak is predicted."""
 USABLE_MEMORY = 0.92
 """Part of a device's memory that training may take; the rest is for the driver, communication buffers and holes. Assumed."""
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -43,20 +46,19 @@ class Network(NamedTuple):
     """What the links are."""
 
 
-NETWORKS: dict[str, Network] = {
-    "v100": Network(8, 150e9, 12.5e9, "NVLink 2; InfiniBand EDR"),
-    "a100": Network(8, 300e9, 25e9, "NVLink 3; InfiniBand HDR"),
-    "a100-40gb": Network(8, 300e9, 25e9, "NVLink 3; InfiniBand HDR"),
-    "h100": Network(8, 450e9, 50e9, "NVLink 4; InfiniBand NDR"),
-    "h100-pcie": Network(8, 64e9, 25e9, "PCIe 5; InfiniBand HDR"),
-    "h200": Network(8, 450e9, 50e9, "NVLink 4; InfiniBand NDR"),
-    "b200": Network(8, 900e9, 50e9, "NVLink 5; InfiniBand NDR"),
-    "mi300x": Network(8, 448e9, 50e9, "Infinity Fabric; 400 Gbit/s Ethernet"),
-    "rtx5090": Network(8, 64e9, 3.1e9, "PCIe 5; 25 Gbit/s Ethernet, assumed"),
-}
-"""By the key of the device."""
-PCIE4 = Network(8, 32e9, 3.1e9, "PCIe 4; 25 Gbit/s Ethernet, assumed")
-"""Of a device that is not listed."""
+NODE_DEVICES = 8
+"""Devices of a node, as almost all that can be rented have them."""
+BETWEEN_GBIT: dict[str, float] = {"v100": 100, "a100": 200, "a100-40gb": 200, "h100-pcie": 200}
+"""Network of a device between nodes in Gbit/s, as in NVIDIA's own systems of its time, by key; newer data centre devices have 400."""
+NEWER_GBIT, CARD_GBIT = 400.0, 25.0
+"""Of those, and of a card for workstations: assumed."""
+
+
+def network_of(key: str, device: Device) -> Network:
+    """The device's own links within a node, and the network between nodes; a device without links has neither."""
+    gbit = BETWEEN_GBIT.get(key.lower(), NEWER_GBIT if "PCIe" not in device.interconnect else CARD_GBIT)
+    inside = device.interconnect_bytes_per_s or 0.0
+    return Network(NODE_DEVICES, inside, gbit / 8 * 1e9, f"{device.interconnect}; {gbit:g} Gbit/s a device between nodes")
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class Cluster:
     precision: str = "bf16"
     """In which they multiply."""
     kernel_share: float = KERNEL_SHARE
-    """Part of the peak that they attain while computing."""
+    """Part of the peak that they attain while computing; what ``ceilings`` predict for a model goes before it."""
+    ceilings: Ceilings | None = None
+    """What one of them attains at best, if that is to be predicted."""
 
     def __str__(self) -> str:
         """For people: 8 x H100 SXM."""
@@ -82,8 +86,29 @@ class Cluster:
         """UsageError for a cluster that cannot be."""
         if self.devices < 1:
             raise UsageError(f"--devices {self.devices}: give at least 1")
+        if self.devices > 1 and not self.network.inside_bytes_per_s:
+            raise UsageError(f"--devices {self.devices}: {self.device.name} has no links to others; give 1")
         if not 0 < self.kernel_share <= 1:
             raise UsageError(f"kernels attain a share of the peak above 0 and at most 1, not {self.kernel_share}")
+
+    def for_model(self, counted: Counted) -> Cluster:
+        """The same cluster with the share of the peak that the roofline predicts for this model on one device that had the memory, its
+        optimizer spread over many micro-batches; unchanged without ceilings."""
+        if self.ceilings is None:
+            return self
+        batch = max(1, TRIAL_TOKENS // counted.seq_len)
+        step = step_time(counted.config, self.ceilings, batch_size=batch, seq_len=counted.seq_len, micro_batches=16, matrices="adamw")
+        return dataclasses.replace(self, kernel_share=min(1.0, step.mfu))
+
+    @property
+    def state(self) -> StateBytes:
+        """Bytes of state a parameter: 16-bit weights with fp32 masters, or all fp32 where that is what they multiply in."""
+        return FP32_ADAMW if self.precision == "fp32" else MIXED_ADAMW
+
+    @property
+    def graph(self) -> Graph:
+        """What a layer keeps, in numbers of the type that they multiply in."""
+        return MODERN._replace(number_bytes=4 if self.precision == "fp32" else 2)
 
     @property
     def peak_flops(self) -> float:
@@ -178,21 +203,20 @@ class Step:
         return self.spread.counted.cost.mfu(self.tokens_per_s, self.cluster.peak_flops)
 
 
-def take_step(
-    counted: Counted, layout: Layout, cluster: Cluster, *, batch_size: int, state: StateBytes = MIXED_ADAMW, graph: Graph = MODERN
-) -> Step:
+def take_step(counted: Counted, layout: Layout, cluster: Cluster, *, batch_size: int) -> Step:
     """The step of about ``batch_size`` sequences: as many as whole micro-batches of all replicas come nearest to, at least one each."""
     m = max(1, round(batch_size / (layout.data * layout.micro_batch)))
-    return Step(cluster, Spread(counted, layout, m, state, graph), m * layout.data * layout.micro_batch)
+    spread = Spread(counted, layout, m, cluster.state, cluster.graph)
+    return Step(cluster, spread, m * layout.data * layout.micro_batch)
 
 
-def possible_layouts(config: ModelConfig, cluster: Cluster, batch_size: int, *, graph: Graph = MODERN) -> Iterator[Layout]:
+def possible_layouts(config: ModelConfig, cluster: Cluster, batch_size: int) -> Iterator[Layout]:
     """Layouts over all devices whose replicas have something to do.
 
     Tensor parallelism stays within a node, as it sends most; with a pipeline ZeRO stays at stage 1, as gradients and weights would be
     sent for each of its many micro-batches; fused attention keeps no probabilities that selective recomputation could drop.
     """
-    policies: tuple[Recompute, ...] = ("none", "full") if graph.fused_attention else ("none", "selective", "full")
+    policies: tuple[Recompute, ...] = ("none", "full")
     for t in _powers(min(cluster.devices, cluster.network.node_devices)):
         if cluster.devices % t or not _divides(config, t):
             continue
@@ -207,22 +231,15 @@ def possible_layouts(config: ModelConfig, cluster: Cluster, batch_size: int, *, 
                     yield Layout(d, t, p, zero, micro, policy, v)
 
 
-def best_steps(
-    counted: Counted,
-    cluster: Cluster,
-    *,
-    batch_size: int,
-    state: StateBytes = MIXED_ADAMW,
-    graph: Graph = MODERN,
-) -> list[Step]:
+def best_steps(counted: Counted, cluster: Cluster, *, batch_size: int) -> list[Step]:
     """The best step of each kind of layout (tensor or not, pipeline or not, ZeRO stage): the fastest that fits, or else the leanest.
 
     The fastest that fits comes first, then the others that fit, then those that do not. Raises UsageError where no layout is possible.
     """
     cluster.check()
     kinds: dict[tuple[bool, bool, int], Step] = {}
-    for layout in possible_layouts(counted.config, cluster, batch_size, graph=graph):
-        step = take_step(counted, layout, cluster, batch_size=batch_size, state=state, graph=graph)
+    for layout in possible_layouts(counted.config, cluster, batch_size):
+        step = take_step(counted, layout, cluster, batch_size=batch_size)
         kind = (layout.tensor > 1, layout.pipeline > 1, layout.zero)
         if kind not in kinds or _rank(step) < _rank(kinds[kind]):
             kinds[kind] = step

@@ -21,8 +21,6 @@ from groundup.config import Layer, ModelConfig
 from groundup.errors import UsageError
 
 Recompute = Literal["none", "selective", "full"]
-NUMBER = 2
-"""Bytes of an activation, and of what is sent: 16 bits."""
 INNER = {"gelu": 2, "relu2": 2, "swiglu": 3}
 """Tensors of width F that an MLP keeps: before and after its activation; SwiGLU also the gate."""
 
@@ -57,6 +55,8 @@ class Graph(NamedTuple):
     """A kernel that keeps no probabilities (Dao et al. 2022), or all T x T of them."""
     dropout: bool = False
     """Masks of dropout after attention's probabilities, attention and MLP, a byte each."""
+    number_bytes: int = 2
+    """Bytes of an activation, and of a weight or gradient that is sent."""
     loss_chunk_bytes: int | None = 256 << 20
     """fp32 logits that exist at a time; None: all of a micro-batch."""
 
@@ -144,21 +144,21 @@ def layer_activation_lines(layer: Layer, d_model: int, seq_len: int, graph: Grap
     With LayerNorm, GELU, F = 4 D, as many kv heads as heads, dropout and plain attention: 34 D + 5 H T bytes (Korthikanti et al. 2022,
     equation 1, with its h = D, a = H, s = T).
     """
-    a = layer.mixer
+    a, c = layer.mixer, graph.number_bytes
     q, kv = a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim
     norms = 4 if layer.placement == "sandwich" else 2
-    yield "inputs of norms", NUMBER * norms * d_model, False
-    yield "input of query, key and value", NUMBER * d_model, False
-    yield "queries, keys and values", NUMBER * (q + 2 * kv), True
+    yield "inputs of norms", c * norms * d_model, False
+    yield "input of query, key and value", c * d_model, False
+    yield "queries, keys and values", c * (q + 2 * kv), True
     if a.qk_norm is not None:
-        yield "queries and keys before their norm", NUMBER * (q + kv), True
+        yield "queries and keys before their norm", c * (q + kv), True
     if graph.fused_attention:
         yield "attention's log-sum-exp", 4 * a.n_heads, True
     else:
-        yield CORE, a.n_heads * seq_len * (NUMBER + ((1 + NUMBER) if graph.dropout else 0)), True
-    yield "attention's output", NUMBER * q, True
-    yield "input of the MLP", NUMBER * d_model, False
-    yield "inner tensors of the MLP", NUMBER * INNER[layer.mlp.activation] * layer.mlp.d_ff, True
+        yield CORE, a.n_heads * seq_len * (c + ((1 + c) if graph.dropout else 0)), True
+    yield "attention's output", c * q, True
+    yield "input of the MLP", c * d_model, False
+    yield "inner tensors of the MLP", c * INNER[layer.mlp.activation] * layer.mlp.d_ff, True
     if graph.dropout:
         yield "masks of dropout", 2 * d_model, False
 
@@ -180,7 +180,7 @@ def layer_activation_bytes(
     probabilities, full recomputation all but the layer's input, 2 B T D.
     """
     if recompute == "full":
-        return micro_batch * seq_len * NUMBER * d_model / (tensor if sequence_parallel else 1)
+        return micro_batch * seq_len * graph.number_bytes * d_model / (tensor if sequence_parallel else 1)
     total = 0.0
     for name, n_bytes, split in layer_activation_lines(layer, d_model, seq_len, graph):
         if not (recompute == "selective" and name == CORE):
@@ -327,8 +327,12 @@ class Spread:
         logits = 4 * tokens * self.counted.config.vocab_size / o.tensor if share.head else 0.0
         if self.graph.loss_chunk_bytes is not None:
             logits = min(logits, self.graph.loss_chunk_bytes)
-        edges = NUMBER * tokens * d_model / o.tensor * (share.embedding + 2 * share.head)  # embedding's rows; final norm, head's input
-        gathered = NUMBER * 2 * share.largest_layer if o.zero == 3 and o.data > 1 else 0.0  # the layer at work and the next
+        edges = (
+            self.graph.number_bytes * tokens * d_model / o.tensor * (share.embedding + 2 * share.head)
+        )  # embedding's rows; final norm, head's input
+        gathered = (
+            self.graph.number_bytes * 2 * share.largest_layer if o.zero == 3 and o.data > 1 else 0.0
+        )  # the layer at work and the next
         found = state_bytes(share.parameters, zero=o.zero, data=o.data, state=self.state) | {
             "activations": kept * o.in_flight(stage, self.micro_batches) + edges,
             "layer computed again": again,
@@ -349,9 +353,9 @@ class Spread:
         """
         o, m = self.layout, self.micro_batches
         share = max(self.shares(), key=lambda share: share.parameters)
-        ring, volume = (o.data - 1) / o.data, NUMBER * share.parameters
+        ring, volume = (o.data - 1) / o.data, self.graph.number_bytes * share.parameters
         times = {0: 2, 1: 2, 2: m + 1, 3: 3 * m}[o.zero]
-        stream = NUMBER * o.micro_batch * self.counted.seq_len * self.counted.config.d_model
+        stream = self.graph.number_bytes * o.micro_batch * self.counted.seq_len * self.counted.config.d_model
         passes = 6 if o.recompute == "full" else 4
         edge_passes = 2 * (share.embedding + share.head)
         found = (

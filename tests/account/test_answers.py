@@ -6,7 +6,7 @@ import pytest
 
 from groundup.account import cost, find_device, parse_budget
 from groundup.account.answers import MOST_EPOCHS, best_model, how_to_train, largest_model, law_parameters, serve, worth
-from groundup.account.cluster import NETWORKS, Cluster, holds
+from groundup.account.cluster import Cluster, holds, network_of
 from groundup.account.inference import Requests, Serving
 from groundup.account.known import known_model
 from groundup.account.law import CHINCHILLA, EPOCH, SMALL_SCALE
@@ -16,7 +16,7 @@ from groundup.errors import UsageError
 
 
 def h100(devices):
-    return Cluster(find_device("h100"), devices, NETWORKS["h100"])
+    return Cluster(find_device("h100"), devices, network_of("h100", find_device("h100")))
 
 
 @pytest.fixture(scope="module")

@@ -5,20 +5,19 @@ import dataclasses
 import pytest
 from model_shapes import LLAMA_3_8B, SMOLLM2_135M, uniform
 
-from groundup.account import cost, find_device
+from groundup.account import cost, find_ceilings, find_device
 from groundup.account.cluster import (
     KERNEL_SHARE,
     LINK_SHARE,
-    NETWORKS,
     Cluster,
     best_steps,
     devices_needed,
     fitting_steps,
     holds,
+    network_of,
     possible_layouts,
     take_step,
 )
-from groundup.account.hardware import DEVICES
 from groundup.account.known import known_model
 from groundup.account.layouts import Counted, Layout
 from groundup.errors import UsageError
@@ -27,7 +26,7 @@ SMALL = uniform(1000, 64, 6, (4, 2, 16), 128)
 
 
 def h100(devices):
-    return Cluster(find_device("h100"), devices, NETWORKS["h100"])
+    return Cluster(find_device("h100"), devices, network_of("h100", find_device("h100")))
 
 
 def test_one_device_takes_its_flops_at_the_kernels_rate():
@@ -129,5 +128,28 @@ def test_what_cannot_be_is_refused():
         best_steps(Counted(uniform(100, 8, 1, (1, 1, 8), 16), 16), h100(64), batch_size=1)
 
 
-def test_every_network_belongs_to_a_device():
-    assert set(NETWORKS) <= set(DEVICES)
+def test_the_roofline_says_what_a_device_attains():
+    """Large products come nearer to the peak; a cluster with ceilings takes what they predict of one device."""
+    cluster = dataclasses.replace(h100(1), ceilings=find_ceilings("h100"))
+    small, large = (cluster.for_model(Counted(known_model(name), 2048)) for name in ("smollm2-135m", "llama-3.1-8b"))
+    assert 0.05 < small.kernel_share < large.kernel_share < 0.7
+    counted = Counted(known_model("smollm2-135m"), 2048)
+    assert take_step(counted, Layout(), small, batch_size=8).mfu == pytest.approx(small.kernel_share)
+    assert h100(1).for_model(counted) == h100(1)
+
+
+def test_networks_follow_the_devices_links():
+    assert network_of("a100", find_device("a100")).between_bytes_per_s == 25e9
+    assert network_of("h100", find_device("h100"))[1:3] == (450e9, 50e9)
+    card = network_of("rtx4090", find_device("rtx4090"))
+    assert card.inside_bytes_per_s == find_device("rtx4090").interconnect_bytes_per_s and card.between_bytes_per_s < 4e9
+    with pytest.raises(UsageError, match="no links to others"):
+        Cluster(find_device("m1"), 2, network_of("m1", find_device("m1"))).check()
+
+
+def test_in_fp32_everything_that_is_kept_and_sent_has_four_bytes():
+    half = take_step(Counted(SMALL, 64), Layout(data=2), h100(2), batch_size=2)
+    full = take_step(Counted(SMALL, 64), Layout(data=2), dataclasses.replace(h100(2), precision="fp32"), batch_size=2)
+    assert full.spread.sent[0].n_bytes == 2 * half.spread.sent[0].n_bytes
+    assert full.spread.held.categories["weights"] == 2 * half.spread.held.categories["weights"]
+    assert "master copies" not in full.spread.held.categories
