@@ -23,7 +23,6 @@ from groundup.account.answers import (
     best_model,
     how_to_train,
     largest_model,
-    law_parameters,
     serve,
     worth,
 )
@@ -32,7 +31,7 @@ from groundup.account.cluster import Cluster, Step, network_of
 from groundup.account.known import open_config
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
-from groundup.account.rules import bytes_per_token
+from groundup.account.rules import bytes_per_token, figures
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -143,7 +142,7 @@ class PlanOf:
         show(law_rows(best), "\nWhat each law would take for these FLOPs, were text plenty")
         show(layout_rows(best.fit.steps, 6), "\nOther layouts")
         run = best.fit.training
-        n = law_parameters(best.plan.model)
+        n = figures(best.plan.model, best.plan.seq_len).law_parameters
         gained = self._gain(run, n, law, bytes_per_token(best.plan.model.vocab_size), best.unique_tokens)
         shape = {"d_model": best.plan.model.d_model, "n_layers": len(best.plan.model.layers), "vocab_size": best.plan.model.vocab_size}
         return {"question": "best model", "law": law.name, "loss": best.loss} | shape | training_figures(best.fit) | gained
@@ -161,7 +160,7 @@ class PlanOf:
         )
         each = min(BYTES_PER_TOKEN, bytes_per_token(config.vocab_size))
         unique = math.inf if self.text is None else parse_bytes(self.text) / each
-        n, run = law_parameters(config), fit.training
+        n, run = figures(config, fit.counted.seq_len).law_parameters, fit.training
         loss = law.loss(n, run.tokens, unique)
         show(
             [
@@ -183,7 +182,7 @@ class PlanOf:
         show(training_pairs(fit, self.mfu), f"The largest model that trains on {cluster}")
         show(size_rows(sizes, fit.config), "\nSizes")
         show(layout_rows(fit.steps, 7), "\nLayouts")
-        gained = self._gain(fit.training, law_parameters(fit.config), law, BYTES_PER_TOKEN, math.inf)
+        gained = self._gain(fit.training, figures(fit.config, fit.counted.seq_len).law_parameters, law, BYTES_PER_TOKEN, math.inf)
         return gained | {"question": "largest", "d_model": fit.config.d_model, "n_layers": len(fit.config.layers)} | training_figures(fit)
 
     def _serve(self, cluster: Cluster) -> dict[str, Any]:

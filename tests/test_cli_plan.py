@@ -19,12 +19,18 @@ def said(capsys, arguments):
     return capsys.readouterr().out
 
 
+def both(capsys, arguments):
+    """What is printed for people, and the figures of its last line."""
+    printed = said(capsys, arguments + " --json")
+    return printed, json.loads(printed.splitlines()[-1])
+
+
 def figures(capsys, arguments):
-    return json.loads(said(capsys, arguments + " --json").splitlines()[-1])
+    return both(capsys, arguments)[1]
 
 
 def test_a_budget_becomes_a_model_with_its_alternatives(capsys):
-    printed = said(capsys, "--budget 2h --devices 2")
+    printed, found = both(capsys, "--budget 2h --devices 2")
     for part in (
         "predicted loss",
         "Besiroglu",
@@ -35,7 +41,6 @@ def test_a_budget_becomes_a_model_with_its_alternatives(capsys):
         "chosen: fastest",
     ):
         assert part in printed
-    found = figures(capsys, "--budget 2h --devices 2")
     assert found["question"] == "best model" and found["seconds"] <= 7200
     assert found["usd"] == pytest.approx(2 * 2.95 * found["seconds"] / 3600)
 
@@ -64,23 +69,22 @@ def test_a_budget_for_a_model_says_how_many_tokens(capsys):
 
 
 def test_the_largest_model(capsys):
-    printed = said(capsys, "--largest --device rtx4090 --seq-len 1024")
+    printed, found = both(capsys, "--largest --device rtx4090 --seq-len 1024")
     assert "chosen: largest that fits" in printed and "fits in no layout" in printed
-    assert 1e8 < figures(capsys, "--largest --device rtx4090 --seq-len 1024")["parameters"] < 24 * 1.074e9 / 16
+    assert 1e8 < found["parameters"] < 24 * 1.074e9 / 16
 
 
 def test_what_can_be_served(capsys):
-    found = figures(capsys, "llama-3.1-8b --serve")
+    printed, found = both(capsys, "llama-3.1-8b --serve")
     assert found["longest_context"] > 131_072 and found["largest_batch"]["131072"] >= 1
-    assert "largest batch" in said(capsys, "llama-3.1-8b --serve")
+    assert "largest batch" in printed
 
 
 def test_a_gain_in_money_days_and_bits(capsys):
-    found = figures(capsys, f"{MODEL} --tokens 600B --mfu 0.5 --gain 5%")
+    printed, found = both(capsys, f"{MODEL} --tokens 600B --mfu 0.5 --gain 5%")
     assert found["gain_usd"] == pytest.approx(found["usd"] * 0.05 / 1.05)
     assert found["gain_seconds"] == pytest.approx(found["seconds"] * 0.05 / 1.05)
     assert found["gain_bits_per_byte"] > 0
-    printed = said(capsys, f"{MODEL} --tokens 600B --mfu 0.5 --gain 5%")
     run = PUBLISHED_RUNS["deepseek-v3"]
     there = worth(0.05, seconds=86_400 * run.days, usd=run.usd, parameters=run.parameters, tokens=run.tokens, law=EPOCH)
     row = next(line for line in printed.splitlines() if line.startswith("DeepSeek-V3"))

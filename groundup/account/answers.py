@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from groundup.account.budget import Budget, format_bytes
 from groundup.account.cluster import KERNEL_SHARE, Cluster, Step, fitting_steps, holds
-from groundup.account.cost import Cost, cost
+from groundup.account.cost import Cost
 from groundup.account.inference import Requests, Serving, cache_bytes
 from groundup.account.law import LAWS, Allocation, LossLaw
 from groundup.account.layouts import Counted
@@ -26,6 +26,7 @@ from groundup.account.rules import (
     Scored,
     bytes_per_token,
     choose_tokens_per_step,
+    figures,
     score_shapes,
     shape_of_width,
 )
@@ -158,14 +159,9 @@ def best_model(
     unique = math.inf if text_bytes is None else text_bytes / bytes_per_token(plan.model.vocab_size)
     arguments = (plan.model.vocab_size, plan.seq_len, step_tokens, plan.train_seconds, unique, False, law, MOST_EPOCHS)
     shapes = score_shapes(Overrides(arch="llama"), _machine(cluster, guess), *arguments)
-    loss = law.loss(law_parameters(plan.model), plan.tokens, unique)
+    loss = law.loss(figures(plan.model, plan.seq_len).law_parameters, plan.tokens, unique)
     by_law = {name: other.optimal(plan.flops) for name, other in LAWS.items() if other.unit == "nats a token"}
     return BestModel(plan, fit, law, unique, loss, shapes, by_law)
-
-
-def law_parameters(config: ModelConfig) -> float:
-    """N of the laws: everything but lookup tables, with the head."""
-    return cost(config, seq_len=1).parameters_non_embedding + config.vocab_size * config.d_model
 
 
 def _machine(cluster: Cluster, mfu: float) -> Machine:

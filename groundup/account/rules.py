@@ -9,10 +9,11 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from groundup.account.budget import format_count, format_flops
-from groundup.account.cost import Cost, cost
+from groundup.account.cost import cost
 from groundup.account.law import LossLaw
 from groundup.account.shapes import Architecture, architecture
 from groundup.config import ModelConfig
@@ -40,6 +41,25 @@ RISING = 4
 """Widths of rising loss in a row after which no wider one is tried."""
 
 
+class Figures(NamedTuple):
+    """What planning asks of a model again and again."""
+
+    parameters: int
+    """All of them."""
+    law_parameters: int
+    """N of the laws: without lookup tables, but with the head."""
+    flops_per_token: float
+    """Model FLOPs of training."""
+
+
+@lru_cache(maxsize=1024)
+def figures(config: ModelConfig, seq_len: int) -> Figures:
+    """A model's figures by its exact cost, kept: one plan looks at the same shapes several times."""
+    counted = cost(config, seq_len=seq_len)
+    n = counted.parameters_non_embedding + config.vocab_size * config.d_model
+    return Figures(counted.parameters, n, counted.flops_per_token_training)
+
+
 @dataclass(frozen=True)
 class Machine:
     """What was measured of this machine before planning."""
@@ -63,9 +83,9 @@ class Machine:
     seconds_per_step: float = 0.0
     """What a step costs however few its tokens: operations that are started, and the optimizer."""
 
-    def seconds_of_step(self, config: ModelConfig, seq_len: int, tokens: float, counted: Cost | None = None) -> float:
-        """Predicted seconds of a training step on so many tokens; ``counted`` is the model's cost, if it is at hand."""
-        flops = (counted or cost(config, seq_len=seq_len)).flops_per_token_training
+    def seconds_of_step(self, config: ModelConfig, seq_len: int, tokens: float) -> float:
+        """Predicted seconds of a training step on so many tokens."""
+        flops = figures(config, seq_len).flops_per_token
         per_token = flops * self.seconds_per_flop + len(config.layers) * config.d_model * self.seconds_per_activation
         return self.seconds_per_step + tokens * per_token
 
@@ -297,11 +317,11 @@ def score_shapes(
     seconds hold, but at most ``max_epochs`` times the ``unique`` ones. Narrow ones first."""
     scored = []
     for config in _candidates(overrides, vocab, seq_len, prior, machine.device):
-        counted = cost(config, seq_len=seq_len)
+        counted = figures(config, seq_len)
         if 16 * counted.parameters > 0.8 * machine.memory_bytes:
             break  # wider ones do not fit either
-        n = counted.parameters_non_embedding + vocab * config.d_model
-        tokens = min(seconds / machine.seconds_of_step(config, seq_len, tokens_per_step, counted) * tokens_per_step, max_epochs * unique)
+        n = counted.law_parameters
+        tokens = min(seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step, max_epochs * unique)
         scored.append(Scored(law.loss(n, tokens, unique), n, tokens, config))
         if len(scored) > RISING and all(later.loss > earlier.loss for earlier, later in itertools.pairwise(scored[-RISING - 1 :])):
             break  # the law has one valley
@@ -334,7 +354,7 @@ def best_shape(
         _, n, tokens, config = min(equal, key=lambda score: score.parameters)
         why = f"the smallest of those that read all of the text within {NO_DIFFERENCE} of the lowest predicted loss"
     why += f": N {format_count(n)}, D {format_count(tokens)}"
-    beyond = tokens * cost(config, seq_len=seq_len).flops_per_token_training > law.known_to_flops
+    beyond = tokens * figures(config, seq_len).flops_per_token > law.known_to_flops
     source = f"{law.name}; extrapolated beyond {format_flops(law.known_to_flops)}" if beyond else law.name
     say("d_model", config.d_model, why, source)
     say("n_layers", len(config.layers), why, source)

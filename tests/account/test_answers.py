@@ -5,7 +5,7 @@ import math
 import pytest
 
 from groundup.account import cost, find_device, parse_budget
-from groundup.account.answers import MOST_EPOCHS, best_model, how_to_train, largest_model, law_parameters, serve, worth
+from groundup.account.answers import MOST_EPOCHS, best_model, how_to_train, largest_model, serve, worth
 from groundup.account.cluster import Cluster, holds, network_of
 from groundup.account.inference import Requests, Serving
 from groundup.account.known import known_model
@@ -17,6 +17,11 @@ from groundup.errors import UsageError
 
 def h100(devices):
     return Cluster(find_device("h100"), devices, network_of("h100", find_device("h100")))
+
+
+def law_parameters(config):
+    """N of the laws: without lookup tables, but with the head."""
+    return cost(config, seq_len=1).parameters_non_embedding + config.vocab_size * config.d_model
 
 
 @pytest.fixture(scope="module")
