@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from groundup.account.cost import Cost, cost
@@ -44,20 +45,27 @@ class Stage(NamedTuple):
     """Bytes by what they are for."""
 
 
-def shares_of(counted: Cost) -> dict[str, float]:
-    """Shares of a model's training FLOPs by part; they sum to 1."""
+def shares_of(counted: Cost, *, layers_times: int = 1) -> dict[str, float]:
+    """Shares of a model's training FLOPs by part, its layers taken so many times; they sum to 1."""
     found = dict.fromkeys(NAMES, 0.0)
     for row in counted.rows():
         words = row.name.split(".")
         part = "MLP" if "mlp" in words else PARTS.get(words[-1], "other")
-        found[part] += row.share
-    return found
+        found[part] += row.training_flops * (layers_times if words[0] == "layers" else 1)
+    total = sum(found.values())
+    return {part: flops / total for part, flops in found.items()}
 
 
 def shares_by_size(*, vocab_size: int, seq_len: int, widths: Sequence[int] = WIDTHS) -> list[SizeShares]:
-    """Shares of the planner's shapes, of the llama architecture, narrow to wide."""
-    models = (cost(shape_of_width(width, vocab_size=vocab_size, context_length=seq_len), seq_len=seq_len) for width in widths)
-    return [SizeShares(counted.parameters, shares_of(counted)) for counted in models]
+    """Shares of the planner's shapes, of the llama architecture, narrow to wide; their layers are alike, so that one of them is counted."""
+    found = []
+    for width in widths:
+        config = shape_of_width(width, vocab_size=vocab_size, context_length=seq_len)
+        n_layers = len(config.layers)
+        counted = cost(replace(config, layers=config.layers[:1]), seq_len=seq_len)
+        one_layer = sum(w.numbers for w in counted.weights if w.name.startswith("layers."))
+        found.append(SizeShares(counted.parameters + (n_layers - 1) * one_layer, shares_of(counted, layers_times=n_layers)))
+    return found
 
 
 def step_timeline(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = GPU, matrices: str = "adamw") -> list[Stage]:

@@ -7,6 +7,7 @@ import pytest
 from groundup import cli
 from groundup.account import GPU, cost, training_memory
 from groundup.account.known import known_model
+from groundup.account.rules import shape_of_width
 from groundup.account.shares import NAMES, shares_by_size, shares_of, step_timeline
 from groundup.errors import UsageError
 from groundup.report.figure import save
@@ -22,11 +23,17 @@ def test_shares_sum_to_one_and_the_mlps_grows_with_the_model():
     assert sizes[0].shares["head"] > sizes[1].shares["head"] > sizes[2].shares["head"]
 
 
+def test_a_layer_counted_once_is_the_whole_model_counted():
+    (size,) = shares_by_size(vocab_size=32_000, seq_len=1024, widths=(384,))
+    counted = cost(shape_of_width(384, vocab_size=32_000, context_length=1024), seq_len=1024)
+    assert size.parameters == counted.parameters and size.shares == pytest.approx(shares_of(counted))
+
+
 def test_shares_are_the_cost_trees():
     counted = cost(MODEL, seq_len=512)
     rows = {row.name: row.share for row in counted.rows()}
     found = shares_of(counted)
-    assert found["head"] == rows["head"] and found["other"] == 0
+    assert found["head"] == pytest.approx(rows["head"]) and found["other"] == 0
     assert found["MLP"] == pytest.approx(sum(rows[f"layers.mlp.{name}"] for name in ("gate", "up", "down")))
     assert found["attention's pairs"] == pytest.approx(2 * rows["layers.mixer.scores"])
 
