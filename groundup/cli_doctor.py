@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from groundup.errors import UsageError
+
+if TYPE_CHECKING:
+    from groundup.account.measured import Measured
+    from groundup.kernels.choices import Choice
 
 QUIET = 0.8  # of the processor's time; with less, rates are what others left over
 
@@ -57,29 +61,30 @@ class Doctor:
             leave_world(world)
 
 
-def show(measured, choices) -> None:
+def show(measured: Measured, choices: list[Choice]) -> None:
     """Tables: rates of products, of memory, the rest, and the kernels."""
     from groundup.account import format_bytes, format_flops, format_seconds
     from groundup.terminal import show_pairs, show_rows
 
     first = measured.ceilings[0]
     dims = sorted({dim for c in measured.ceilings for dim, _ in c.product_rates})
+    print(first.name)
     show_rows(
         [
             {"smallest dim": f"{dim:,.0f}"} | {c.precision: format_flops(c.product_rate(dim)) + "/s" for c in measured.ceilings}
             for dim in dims
         ],
-        title=f"{first.name}: matrix products, by their smallest dim",
+        title="\nMatrix products",
     )
     show_rows(
-        [{"moved at once": format_bytes(size), "memory": format_bytes(rate) + "/s"} for size, rate in first.bandwidths],
-        title="\nMemory, two tensors read and one written, from outside the core's cache",
+        [{"moved at once": format_bytes(size), "rate": format_bytes(rate) + "/s"} for size, rate in first.bandwidths],
+        title="\nReading and writing",
     )
     rest = [("a small operation, with its gradient's bookkeeping", format_seconds(first.dispatch_s))]
     if first.exponentials_per_s:
-        rest.append(("an exponential", format_seconds(1 / first.exponentials_per_s)))
+        rest.append(("an exponential", f"{1e9 / first.exponentials_per_s:.2f} ns"))
     if first.turned_per_s:
-        rest.append(("a number of a head normalized and turned", format_seconds(1 / first.turned_per_s)))
+        rest.append(("a number of a head normalized and turned", f"{1e9 / first.turned_per_s:.2f} ns"))
     if measured.all_reduce_bytes_per_s:
         rest.append((f"sum over {measured.ranks} ranks", format_bytes(measured.all_reduce_bytes_per_s) + "/s"))
     rest += [("peak that utilization is of", format_flops(first.peak_flops) + "/s"), ("memory", format_bytes(measured.memory_bytes))]

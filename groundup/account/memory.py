@@ -252,7 +252,7 @@ def training_memory(
         "weights": 4 * counted.parameters,
         "optimizer moments": 4 * optimizer_numbers(counted.weights, matrices, others),
     }
-    moments = [*step.moments(), Moment("optimizer step", step.categories(step.all_gradients(), 0, _update_bytes(counted, matrices)))]
+    moments = [*step.moments(), Moment("optimizer step", step.categories(step.all_gradients(), 0, _update_bytes(counted, matrices, run)))]
     timeline = []
     for moment in moments:
         live = standing | moment.categories
@@ -340,11 +340,12 @@ class _Step:
         return found
 
 
-def _update_bytes(counted: Cost, matrices: str) -> int:
+def _update_bytes(counted: Cost, matrices: str, run: Execution) -> int:
     """What a step of the matrices' method holds at most, beyond its state.
 
-    Muon: the updates of all matrices, and for the largest stack of one shape [r, c], r <= c, three such and three of [r, r]. SOAP, one
-    stack at a time: gradient, the same turned, scales, moment turned, update; or the four of [c, c] that renew an eigenbasis.
+    Muon: the updates of all matrices, and for the largest stack of one shape [r, c], r <= c: the stack, the same divided by its norm, one
+    or two iterates; and of [r, r] the first Gram matrix and two or three products. A GPU has less, in bf16. SOAP, one stack at a time:
+    gradient, the same turned, scales, moment turned, update; or the four of [c, c] that renew an eigenbasis.
     """
     if matrices not in ("muon", "soap"):
         return 0
@@ -355,5 +356,9 @@ def _update_bytes(counted: Cost, matrices: str) -> int:
             stacks[shape] = stacks.get(shape, 0) + 1
     if matrices == "soap":
         return 4 * max((count * max(5 * r * c, r * c + 4 * c * c) for (r, c), count in stacks.items()), default=0)
-    iteration = max((3 * count * r * (c + r) for (r, c), count in stacks.items()), default=0)
+    iteration = before = 0
+    for (r, c), count in stacks.items():
+        wide, square = (3, 3) if not run.fused_norm else (3, 4) if c >= 2 * r else (4, 3)  # see ``optim.orthogonal``
+        iteration = max(iteration, before + count * r * (wide * c + square * r))
+        before = count * r * c  # a stack's result lives until the next one's is there
     return 4 * (sum(count * r * c for (r, c), count in stacks.items()) + iteration)
