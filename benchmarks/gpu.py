@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_accounting import accounting
 from benchmarks.gpu_checks import correctness, packed_documents, random, random_batch
 from benchmarks.gpu_jobs import Job, Outcome, Row, Setting, as_json, interleaved, run_jobs, wait
 from groundup.account import GPU, causal_pairs, cost, detect, format_bytes, training_memory
@@ -387,6 +388,7 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[Job]]] = {
     "model": model_speed,
     "profile": profile,
     "attention": attention_speed,
+    "accounting": accounting,
     "tiles": tiles,
 }
 """In the order in which they run: what may be skipped when time runs out comes last."""

@@ -15,6 +15,8 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from groundup.account.rules import Overrides
 from groundup.cli_account import CostOf
+from groundup.cli_doctor import Doctor
+from groundup.cli_plan import PlanOf
 from groundup.cli_tokenizer import TokenizerRoom
 from groundup.errors import GroundupError, UsageError
 
@@ -295,6 +297,8 @@ COMMANDS = {
     "report": Report,
     "tokenizer": TokenizerRoom,
     "cost": CostOf,
+    "plan": PlanOf,
+    "doctor": Doctor,
 }
 
 

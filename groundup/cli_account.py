@@ -11,22 +11,26 @@ from typing import Literal, NamedTuple
 from tyro.conf import Positional
 
 from groundup.account import (
+    CPU,
     GPU,
     Cost,
     Device,
     Memory,
+    StepTime,
     cost,
+    find_ceilings,
     find_device,
     format_bytes,
     format_count,
     format_flops,
     format_seconds,
     format_usd,
+    step_time,
     training_memory,
 )
 from groundup.account.inference import Requests, Serving, cache_bytes, decode_flops, prefill_flops
-from groundup.account.known import known_model
-from groundup.config import ModelConfig, check, from_dict
+from groundup.account.known import open_config
+from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
 
@@ -45,11 +49,11 @@ class CostOf:
     tokens: float | None = None
     """Tokens to train on (default: 20 a parameter, Hoffmann et al. 2022)."""
     device: str = "h100"
-    """A device such as a100, h100, b200 or rtx4090."""
+    """A device such as a100, h100, b200 or rtx4090, or here for this machine as `groundup doctor` measured it."""
     devices: int = 1
     """How many of them train."""
-    mfu: float = 0.4
-    """Share of the dense bf16 peak that training attains: assumed, not predicted."""
+    mfu: float | None = None
+    """Share of the dense peak that training attains (default: predicted by a roofline over the model's operations)."""
     prompt_tokens: int | None = None
     """Tokens of each prompt that is answered (default: 1000, or half of a short context)."""
     new_tokens: int = 200
@@ -58,6 +62,14 @@ class CostOf:
     """Sequences answered side by side."""
     memory: bool = False
     """Show where the memory of a training step goes, as bars."""
+    time: bool = False
+    """Show where the time of a training step goes, and what binds each part."""
+    conventions: bool = False
+    """Show the same run's FLOPs and utilization as others count them, and who does."""
+    plot: Path | None = None
+    """Write a picture of FLOP shares by model size and of the memory of a step here (.png or .svg)."""
+    tokens_per_s: float | None = None
+    """Measured speed of training for --conventions (default: what --mfu comes to, or the roofline predicts)."""
     json: bool = False
     """Print one machine-readable last line."""
     debug: bool = False
@@ -68,40 +80,89 @@ class CostOf:
         from groundup.terminal import show_pairs, show_rows
 
         config, device = open_config(self.model), find_device(self.device)
-        if not 0 < self.mfu <= 1:
+        if self.mfu is not None and not 0 < self.mfu <= 1:
             raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
         if self.devices < 1 or self.batch_size < 1:
             raise UsageError("--devices and --batch-size must be at least 1")
         seq_len = self.seq_len or min(4096, config.context_length)
         counted = cost(config, seq_len=seq_len)
+        if self.conventions and (self.memory or self.time or self.plot):
+            extra = "memory" if self.memory else "time" if self.time else "plot"
+            raise UsageError(f"--conventions shows one table: leave out --{extra}")
+        if self.conventions:
+            self._show_conventions(config, counted, device)
+            return
+        if self.tokens_per_s is not None:
+            raise UsageError("--tokens-per-s is what --conventions counts: give both, or neither")
         show_rows(
             tree_rows(counted),
             title=f"{self.model}: {counted.parameters:,} parameters; FLOPs of training on sequences of {seq_len:,} tokens",
         )
-        training = self._training(config, counted, device)
+        step = self._step_time(config, seq_len)
+        training = self._training(config, counted, device, step)
+        mfu, how = (step.mfu, "predicted") if self.mfu is None else (self.mfu, "given")
         show_pairs(
             [(line.label, line.show(line.value)) for line in training],
-            title=f"\nTraining on {self.devices} x {device.name} at {self.mfu:.0%} of its bf16 peak",
+            title=f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of its {device.half_precision} peak, {how}",
         )
+        if self.time:
+            show_rows(time_rows(step), title=f"\nTime of a step of {self.batch_size} x {seq_len:,} tokens; {step.ceilings.source}")
         if self.memory:
             self._show_memory(config, seq_len)
+        if self.plot is not None:
+            self._plot(self.plot, config, counted)
         serving = self._serving(config, device)
         show_pairs(
             [(line.label, line.show(line.value)) for line in serving], title=f"\nServing on one {device.name}, bf16, the roofline's seconds"
         )
         if self.json:
-            print(json.dumps({"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}))
+            figures = {"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}
+            parts = {"seconds_by_part": {row.name: row.seconds for row in step.rows()}} if self.time else {}
+            print(json.dumps(figures | parts))
 
-    def _training(self, config: ModelConfig, counted: Cost, device: Device) -> list[Line]:
+    def _show_conventions(self, config: ModelConfig, counted: Cost, device: Device) -> None:
+        from groundup.account.conventions import conventions
+        from groundup.terminal import show_rows
+
+        peak = device.peak(device.half_precision) * self.devices
+        mfu = self._step_time(config, counted.seq_len).mfu if self.mfu is None else self.mfu
+        speed = mfu * peak / counted.flops_per_token_training if self.tokens_per_s is None else self.tokens_per_s
+        found = conventions(config, seq_len=counted.seq_len, tokens_per_s=speed, peak_flops=peak)
+        rows = [
+            {
+                "convention": c.name,
+                "FLOPs/token": format_flops(c.flops_per_token),
+                "of exact": f"{c.flops_per_token / counted.flops_per_token_training:.3f}",
+                "MFU": f"{c.utilization:.1%}",
+                "used by": c.used_by,
+            }
+            for c in found
+        ]
+        show_rows(
+            rows,
+            title=f"{self.model}, sequences of {counted.seq_len:,}: {speed:,.0f} tokens/s on {self.devices} x {device.name}",
+        )
+        if self.json:
+            lines = {c.name: {"flops_per_token": c.flops_per_token, "utilization": c.utilization} for c in found}
+            print(json.dumps({"model": self.model, "tokens_per_s": speed, "peak_flops": peak, "conventions": lines}))
+
+    def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
+        return step_time(config, find_ceilings(self.device), batch_size=self.batch_size, seq_len=seq_len, matrices=self.matrices)
+
+    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Line]:
         tokens = int(self.tokens or 20 * counted.parameters)
         flops = counted.flops_training(tokens)
-        seconds = flops / (device.peak("bf16") * self.mfu * self.devices)
+        seconds = flops / (device.peak(device.half_precision) * (self.mfu or step.mfu) * self.devices)
         usd = seconds / 3600 * device.usd_per_hour * self.devices
         held = self._step_memory(config, counted.seq_len).peak_bytes
         pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
         return [
             Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
             Line("attention_share", "of it attention's pairs", pairs, "{:.1%}".format),
+            Line("step_seconds", f"a step of {self.batch_size} sequences on one device, predicted", step.seconds, format_seconds),
+            Line("training_tokens_per_s", "tokens/s on one device, predicted", step.tokens_per_s, "{:,.0f}".format),
+            Line("mfu", "model FLOPs utilization, predicted", step.mfu, "{:.1%}".format),
+            Line("hfu", "with recomputed scores", step.hfu, "{:.1%}".format),
             Line("training_tokens", "tokens", tokens, format_count),
             Line("training_flops", "FLOPs", flops, format_flops),
             Line("training_seconds", "time", seconds, format_seconds),
@@ -110,7 +171,19 @@ class CostOf:
         ]
 
     def _step_memory(self, config: ModelConfig, seq_len: int) -> Memory:
-        return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=GPU, matrices=self.matrices)
+        run = GPU if find_ceilings(self.device).overlapped else CPU
+        return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=run, matrices=self.matrices)
+
+    def _plot(self, path: Path, config: ModelConfig, counted: Cost) -> None:
+        from groundup.account.shares import shares_by_size, step_timeline
+        from groundup.report.accounts import save_accounts
+
+        sizes = shares_by_size(vocab_size=config.vocab_size, seq_len=counted.seq_len)
+        run = GPU if find_ceilings(self.device).overlapped else CPU
+        stages = step_timeline(config, batch_size=self.batch_size, seq_len=counted.seq_len, run=run, matrices=self.matrices)
+        step = f"{Path(self.model).name}, {self.batch_size} x {counted.seq_len:,} tokens"
+        save_accounts(path, Path(self.model).name, counted.parameters, sizes, stages, step=step)
+        print(f"\nwrote {path}")
 
     def _show_memory(self, config: ModelConfig, seq_len: int) -> None:
         from groundup.terminal import show_bars
@@ -125,7 +198,7 @@ class CostOf:
         prompt = self.prompt_tokens or min(1000, max(1, config.context_length // 2))
         requests = Requests(prompt, min(self.new_tokens, max(1, config.context_length - prompt)), self.serve_batch)
         requests.check(config)
-        serving = Serving(config, requests, device)
+        serving = Serving(config, requests, device, device.half_precision)
         cached = f"weights and {self.serve_batch} x {requests.length:,} tokens of cache"
         return [
             Line("weights_bytes", "weights", serving.weights_bytes, format_bytes),
@@ -164,20 +237,20 @@ def _fits(device: Device) -> Callable[[float], str]:
     return show
 
 
-def open_config(model: str) -> ModelConfig:
-    """The ModelConfig of a run's folder, of a file, or of a known name."""
-    path = Path(model)
-    if path.is_dir():
-        path = path / "config.json"
-    if not path.is_file():
-        return known_model(model)
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: no configuration ({e}); give the config.json of a groundup run") from e
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: no configuration; give the config.json of a groundup run")
-    return check(from_dict(ModelConfig, values, str(path)))
+def time_rows(step: StepTime) -> list[dict[str, str]]:
+    """One line a role, for people: what takes less than a thousandth of the step is left out."""
+    return [
+        {
+            "part": row.name,
+            "time": format_seconds(row.seconds),
+            "of all": f"{row.seconds / step.seconds:.1%}",
+            "bound by": row.bound,
+            "FLOPs": format_flops(row.flops),
+            "moved": format_bytes(row.n_bytes),
+        }
+        for row in step.rows()
+        if row.seconds >= 0.001 * step.seconds
+    ]
 
 
 def tree_rows(counted: Cost) -> list[dict[str, str]]:

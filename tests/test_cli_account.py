@@ -46,11 +46,23 @@ def test_a_run_and_its_configuration_count_alike(capsys, tmp_path):
     assert all(by_folder[key] == by_file[key] == by_name[key] for key in by_name if key != "model")
 
 
+def test_conventions_count_a_measured_run_as_others_do(capsys):
+    found = figures(capsys, MODEL, "--conventions", "--seq-len", "2048", "--tokens-per-s", "300000", "--devices", "2")
+    exact = cost(known_model(MODEL), seq_len=2048).mfu(300_000, 2 * find_device("h100").peak("bf16"))
+    lines = found["conventions"]
+    assert lines["exact, causal pairs"]["utilization"] == pytest.approx(exact)
+    assert lines["6N"]["flops_per_token"] == 6 * 134_515_008
+    printed = said(capsys, MODEL, "--conventions", "--mfu", "0.5")
+    assert "50.0%" in printed and "nanoGPT" in printed
+
+
 REFUSED = {
     "an unknown model": ("gpt-9", "llama-2-7b"),
     "an unknown device": (f"{MODEL} --device abacus", "abacus"),
     "a share above one": (f"{MODEL} --mfu 3", "--mfu"),
     "no devices": (f"{MODEL} --devices 0", "--devices"),
+    "a speed that nothing uses": (f"{MODEL} --tokens-per-s 9", "--conventions"),
+    "no speed": (f"{MODEL} --conventions --tokens-per-s 0", "above 0"),
     "too long a sequence": (f"{MODEL} --seq-len 9000", "9000"),
     "too long a prompt": (f"{MODEL} --prompt-tokens 9000", "8,192"),
     "no configuration": ("broken.json", "broken.json"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +71,33 @@ def parse_budget(text: str) -> Budget:
     if any(later >= earlier for earlier, later in itertools.pairwise(sizes)):
         raise UsageError(f"budget {_quoted(text)} repeats a unit or has them out of order; write it like {EXAMPLES}")
     return _above_zero(text, math.fsum(float(number) * size for (number, _), size in zip(parts, sizes, strict=True)), "seconds")
+
+
+def parse_tokens(text: str, flag: str = "--tokens") -> float:
+    """Reads a number of tokens: 15T, 300B, 2.5M, 1e12. UsageError naming the flag for anything else and for what is not above zero."""
+    return _scaled_amount(text, flag, {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}, "15T, 300B or 1e12")
+
+
+def parse_bytes(text: str, flag: str = "--text") -> float:
+    """Reads an amount of text: 10GB, 500MB, 2TB, a GB being 10^9 bytes. UsageError naming the flag as in ``parse_tokens``."""
+    return _scaled_amount(text, flag, {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "pb": 1e15}, "10GB, 500MB or 2TB")
+
+
+def parse_percent(text: str, flag: str = "--gain") -> float:
+    """Reads 5% as 0.05. UsageError naming the flag without a percent sign and for what is not above zero."""
+    return _scaled_amount(text, flag, {"%": 0.01}, "5%")
+
+
+def _scaled_amount(text: str, flag: str, units: Mapping[str, float], examples: str) -> float:
+    found = re.fullmatch(rf"({_NUMBER})\s*([a-zA-Z%]*)", text.strip())
+    if not found or found[2].lower() not in units:
+        raise UsageError(
+            f"{flag} {_quoted(text)}: {'has no unit' if found and not found[2] else 'is not an amount'}; write it like {examples}"
+        )
+    amount = float(found[1]) * units[found[2].lower()]
+    if not 0 < amount < math.inf:
+        raise UsageError(f"{flag} {_quoted(text)} is not above zero; write it like {examples}")
+    return amount
 
 
 def _above_zero(text: str, amount: float, unit: Literal["seconds", "flops", "usd"]) -> Budget:

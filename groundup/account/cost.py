@@ -1,9 +1,9 @@
 """Parameters and FLOPs of a decoder, exactly, from its ModelConfig alone: one tree whose sums are every other number.
 
 Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products count, so norms, activations, rotations, softmax and the
-loss are 0, and so is an embedding lookup. Backward is twice forward (one product for the input's gradient, one for the weight's), once
-where the input needs no gradient. Attention counts the query-key pairs that the mask lets through: *model* FLOPs. The pairs that a
-kernel computes and then masks are in the *executed* FLOPs and nowhere else.
+loss are 0, and so is an embedding lookup (their bytes count: see ``account.work``). Backward is twice forward (one product for the
+input's gradient, one for the weight's), once where the input needs no gradient. Attention counts the query-key pairs that the mask lets
+through: *model* FLOPs. The pairs that a kernel computes and then masks are in the *executed* FLOPs and nowhere else.
 
 Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
 """
@@ -16,6 +16,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
+from groundup.account import work
+from groundup.account.attention_work import AttentionWork, key_blocks
+from groundup.account.execution import IDEAL, Execution
+from groundup.account.work import NOTHING, StepWork, moved_bytes
 from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Layer, ModelConfig, Norm, check
 from groundup.errors import UsageError
 
@@ -52,6 +56,10 @@ class Component:
     """FLOPs its own products really take, forward; None where that is the same number."""
     backward_factor: int = 2
     """Backward products for each forward one."""
+    own_recomputed: int = 0
+    """Forward products that backward executes once more, for each forward one."""
+    own_work: StepWork = NOTHING
+    """What its own operations execute, for one sequence: the products with their sizes, and the passes over memory."""
     parts: tuple[Component, ...] = ()
     """What it is made of."""
 
@@ -60,6 +68,11 @@ class Component:
         yield depth, self
         for part in self.parts:
             yield from part.walk(depth + 1)
+
+    @property
+    def all_weights(self) -> tuple[Weight, ...]:
+        """Its own parameter tensors and those of its parts, in order."""
+        return tuple(w for _, component in self.walk() for w in component.weights)
 
     @cached_property
     def parameters(self) -> int:
@@ -91,7 +104,22 @@ class Component:
     def executed_training_flops(self) -> int:
         """FLOPs of the products that forward and backward execute, masked pairs included."""
         own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
-        return own * (1 + self.backward_factor) + sum(p.executed_training_flops for p in self.parts)
+        return own * (1 + self.backward_factor + self.own_recomputed) + sum(p.executed_training_flops for p in self.parts)
+
+    def forward_bytes(self, batch_size: int = 1, number_bytes: float = 2) -> float:
+        """Bytes that a forward pass over ``batch_size`` sequences reads and writes, at ``number_bytes`` an activation."""
+        own = moved_bytes(self.own_work.forward, batch_size, number_bytes)
+        return own + sum(p.forward_bytes(batch_size, number_bytes) for p in self.parts)
+
+    def backward_bytes(self, batch_size: int = 1, number_bytes: float = 2) -> float:
+        """Bytes that the backward pass reads and writes: of a product with a weight twice the forward ones."""
+        own = moved_bytes(self.own_work.backward, batch_size, number_bytes)
+        return own + sum(p.backward_bytes(batch_size, number_bytes) for p in self.parts)
+
+    def intensity(self, batch_size: int = 1, number_bytes: float = 2) -> float:
+        """Executed FLOPs of training for each byte that it moves (Williams et al. 2009); 0 where there is neither."""
+        moved = self.forward_bytes(batch_size, number_bytes) + self.backward_bytes(batch_size, number_bytes)
+        return batch_size * self.executed_training_flops / moved if moved else 0.0
 
 
 class Row(NamedTuple):
@@ -129,7 +157,7 @@ class Cost:
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
         """Every parameter tensor, in the order of the tree."""
-        return tuple(w for _, component in self.tree.walk() for w in component.weights)
+        return self.tree.all_weights
 
     @property
     def flops_per_token_forward(self) -> float:
@@ -178,6 +206,7 @@ def cost(
     document_lengths: Sequence[int] | None = None,
     attention_block: int | None = None,
     prior_shape: tuple[int, int] | None = None,
+    run: Execution | None = None,
 ) -> Cost:
     """Counts a model on sequences of ``seq_len`` tokens.
 
@@ -185,6 +214,8 @@ def cost(
     counts with what is inside); attention never crosses them. Without them the sequence is one document.
     ``attention_block`` describes the attention that runs, for executed FLOPs only: None computes all T x T scores, n takes queries n at a
     time against the keys from the first query's window to the last query, whatever the documents.
+    ``run`` says which operations are one kernel, for the bytes: without it every tensor goes over memory once a component, and attention is
+    one kernel. With it executed FLOPs follow as well: its blocks, or where attention is one kernel the scores computed again going back.
     ``prior_shape`` is (experts, features) of the counts, as the decoder takes it; with it a config that has a prior gets its gate.
 
     Raises UsageError for a length that makes no sense.
@@ -192,23 +223,31 @@ def cost(
     check(config)
     _check_lengths(config, seq_len, document_lengths, attention_block)
     t, d = seq_len, config.d_model
-    pairs = _Pairs(seq_len, tuple(document_lengths or (seq_len,)), attention_block)
-    parts = [Component("embedding", (Weight("embedding.weight", (config.vocab_size, d), "table"),))]
+    block = attention_block if run is None or attention_block is not None else run.attention_block
+    seq = _Sequence(seq_len, tuple(document_lengths or (seq_len,)), block, run)
+    parts = [
+        Component(
+            "embedding", (Weight("embedding.weight", (config.vocab_size, d), "table"),), own_work=work.lookup(t, config.vocab_size, d)
+        )
+    ]
     if config.hash_embedding is not None:
-        parts.append(Component("hash_embedding", (Weight("hash_embedding.weight", (config.hash_embedding.n_rows, d), "table"),)))
+        table = Weight("hash_embedding.weight", (config.hash_embedding.n_rows, d), "table")
+        parts.append(Component("hash_embedding", (table,), own_work=work.hashed_lookup(config.hash_embedding, t, d)))
     if config.embedding_norm is not None:
-        parts.append(_norm("embedding_norm", config.embedding_norm, d))
+        parts.append(_norm("embedding_norm", config.embedding_norm, d, seq))
     if config.layers:
-        layers = (_layer(f"layers.{i}", layer, config, t, pairs) for i, layer in enumerate(config.layers))
+        layers = (_layer(f"layers.{i}", layer, config, seq) for i, layer in enumerate(config.layers))
         parts.append(Component("layers", parts=tuple(layers)))
     if config.final_norm is not None:
-        parts.append(_norm("final_norm", config.final_norm, d))
-    head = () if config.tied else (Weight("head.weight", (config.vocab_size, d), "head"),)
+        parts.append(_norm("final_norm", config.final_norm, d, seq))
+    matrix = () if config.tied else (Weight("head.weight", (config.vocab_size, d), "head"),)
     bias = (Weight("head_bias", (config.vocab_size,), "vector"),) if config.head_bias else ()
-    parts.append(Component("head", head + bias, 2 * t * d * config.vocab_size))
+    made = work.head(t, d, config.vocab_size, bias=config.head_bias, run=seq.executed_as)
+    parts.append(Component("head", matrix + bias, 2 * t * d * config.vocab_size, own_work=made))
     if config.prior is not None and prior_shape is not None:
         parts.append(prior_gate(d, *prior_shape, tokens=t))
-    parts.append(Component("loss"))
+    softcap = config.logit_softcap is not None
+    parts.append(Component("loss", own_work=work.loss(t, config.vocab_size, softcap=softcap, run=seq.executed_as)))
     return Cost(Component("model", parts=tuple(parts)), seq_len)
 
 
@@ -224,9 +263,15 @@ def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_
     return Component(
         "gate",
         parts=(
-            Component("gate.hidden", hidden, 2 * tokens * d_model * outs),
-            Component("gate.features", features, 2 * tokens * n_features * n_hidden, backward_factor=1),
-            Component("gate.mix", mix, 2 * tokens * n_hidden * outs),
+            Component("gate.hidden", hidden, 2 * tokens * d_model * outs, own_work=work.linear(tokens, d_model, outs, bias=True)),
+            Component(
+                "gate.features",
+                features,
+                2 * tokens * n_features * n_hidden,
+                backward_factor=1,
+                own_work=work.linear(tokens, n_features, n_hidden, bias=True, input_gradient=False),
+            ),
+            Component("gate.mix", mix, 2 * tokens * n_hidden * outs, own_work=work.linear(tokens, n_hidden, outs, bias=False)),
         ),
     )
 
@@ -244,29 +289,30 @@ def causal_pairs(length: int, window: int | None = None) -> int:
 
 @lru_cache(maxsize=1024)
 def executed_pairs(seq_len: int, window: int | None, block: int | None) -> int:
-    """Query-key pairs that an attention computes: T^2 without a block.
-
-    With one, queries [i, i + block) meet the keys from max(0, i - window + 1) to the last of these queries.
-    """
-    if block is None:
-        return seq_len * seq_len
-    pairs = 0
-    for start in range(0, seq_len, block):
-        stop = min(start + block, seq_len)
-        pairs += (stop - start) * (stop - (0 if window is None else max(0, start - window + 1)))
-    return pairs
+    """Query-key pairs that an attention computes, block by block (see ``attention_work.key_blocks``): T^2 without a block."""
+    return sum(queries * keys for queries, keys in key_blocks(seq_len, window, block))
 
 
-class _Pairs(NamedTuple):
-    seq_len: int
+class _Sequence(NamedTuple):
+    length: int
     documents: tuple[int, ...]
     block: int | None
+    run: Execution | None
 
-    def model(self, window: int | None) -> int:
+    @property
+    def executed_as(self) -> Execution:
+        return self.run or IDEAL
+
+    @property
+    def flash(self) -> bool:
+        """Whether executed FLOPs are those of one kernel, which skips what the mask hides and computes the scores twice."""
+        return self.run is not None and self.block is None
+
+    def pairs(self, window: int | None) -> int:
         return sum(causal_pairs(length, window) for length in self.documents)
 
-    def executed(self, window: int | None) -> int:
-        return executed_pairs(self.seq_len, window, self.block)
+    def executed_pairs(self, window: int | None) -> int:
+        return self.pairs(window) if self.flash else executed_pairs(self.length, window, self.block)
 
 
 def _check_lengths(config: ModelConfig, seq_len: int, documents: Sequence[int] | None, block: int | None) -> None:
@@ -280,45 +326,54 @@ def _check_lengths(config: ModelConfig, seq_len: int, documents: Sequence[int] |
         raise UsageError(f"document_lengths must be at least 1 each and sum to seq_len {seq_len}; they sum to {sum(documents)}")
 
 
-def _layer(name: str, layer: Layer, config: ModelConfig, t: int, pairs: _Pairs) -> Component:
+def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Component:
     norms = ("mixer_norm", "mlp_norm", "mixer_out_norm", "mlp_out_norm")[: 4 if layer.placement == "sandwich" else 2]
-    parts = (_attention(f"{name}.mixer", layer.mixer, config, t, pairs), _dense(f"{name}.mlp", layer.mlp, config.d_model, t))
-    return Component(name, parts=parts + tuple(_norm(f"{name}.{norm}", layer.norm, config.d_model) for norm in norms))
+    parts = (_attention(f"{name}.mixer", layer.mixer, config, seq), _dense(f"{name}.mlp", layer.mlp, config.d_model, seq))
+    parts += tuple(_norm(f"{name}.{norm}", layer.norm, config.d_model, seq) for norm in norms)
+    return Component(name, parts=(*parts, Component(f"{name}.residual", own_work=work.residual(seq.length, config.d_model))))
 
 
-def _attention(name: str, a: Attention, config: ModelConfig, t: int, pairs: _Pairs) -> Component:
-    d, q, kv = config.d_model, a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim
+def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> Component:
+    d, q, kv, t = config.d_model, a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, seq.length
+    does = AttentionWork(a, t, seq.pairs(a.window), seq.executed_as, d)
     parts = [
         _linear(f"{name}.query", q, d, t, a.bias),
         _linear(f"{name}.key", kv, d, t, a.bias),
         _linear(f"{name}.value", kv, d, t, a.bias),
     ]
     if a.qk_norm is not None:
-        parts += [_norm(f"{name}.query_norm", a.qk_norm, a.head_dim), _norm(f"{name}.key_norm", a.qk_norm, a.head_dim)]
+        for leaf, heads in (("query_norm", a.n_heads), ("key_norm", a.n_kv_heads)):
+            parts.append(Component(f"{name}.{leaf}", _gains(f"{name}.{leaf}", a.qk_norm, a.head_dim), own_work=does.norm(a.qk_norm, heads)))
+    parts.append(Component(f"{name}.heads", own_work=does.heads()))
     if a.value_embedding:
         table = Weight(f"{name}.value_embedding.weight", (config.vocab_size, kv), "table")
-        parts += [Component(f"{name}.value_embedding", (table,)), _linear(f"{name}.value_gate", a.n_kv_heads, d, t, False, "gate")]
-    per_pair = 2 * q  # one product of E numbers for each head
-    for product in ("scores", "weighted_values"):
-        model, executed = per_pair * pairs.model(a.window), per_pair * pairs.executed(a.window)
-        parts.append(Component(f"{name}.{product}", (), model, executed))
+        parts.append(Component(f"{name}.value_embedding", (table,), own_work=does.value_embedding(config.vocab_size)))
+        parts.append(_linear(f"{name}.value_gate", a.n_kv_heads, d, t, False, "gate"))
+    model, executed = 2 * q * seq.pairs(a.window), 2 * q * seq.executed_pairs(a.window)  # one product of E numbers for each head
+    parts.append(Component(f"{name}.scores", (), model, executed, own_recomputed=int(seq.flash), own_work=does.scores()))
+    parts.append(Component(f"{name}.weighted_values", (), model, executed, own_work=does.weighted_values()))
     parts.append(_linear(f"{name}.output", d, q, t, a.output_bias))
     return Component(name, parts=tuple(parts))
 
 
-def _dense(name: str, mlp: Dense, d: int, t: int) -> Component:
+def _dense(name: str, mlp: Dense, d: int, seq: _Sequence) -> Component:
     inner = ("gate", "up") if mlp.activation == "swiglu" else ("up",)
-    parts = [_linear(f"{name}.{part}", mlp.d_ff, d, t, mlp.bias) for part in inner]
-    return Component(name, parts=(*parts, _linear(f"{name}.down", d, mlp.d_ff, t, mlp.bias)))
+    parts = [_linear(f"{name}.{part}", mlp.d_ff, d, seq.length, mlp.bias) for part in inner]
+    parts.append(Component(f"{name}.activation", own_work=work.activation(mlp, seq.length, seq.executed_as)))
+    return Component(name, parts=(*parts, _linear(f"{name}.down", d, mlp.d_ff, seq.length, mlp.bias)))
 
 
 def _linear(name: str, n_out: int, n_in: int, t: int, bias: bool, kind: Kind = "matrix") -> Component:
     weights = [Weight(f"{name}.weight", (n_out, n_in), kind)]
     if bias:
         weights.append(Weight(f"{name}.bias", (n_out,), "vector"))
-    return Component(name, tuple(weights), 2 * t * n_in * n_out)
+    return Component(name, tuple(weights), 2 * t * n_in * n_out, own_work=work.linear(t, n_in, n_out, bias=bias))
 
 
-def _norm(name: str, norm: Norm, dim: int) -> Component:
+def _norm(name: str, norm: Norm, dim: int, seq: _Sequence) -> Component:
+    return Component(name, _gains(name, norm, dim), own_work=work.norm(norm, seq.length, dim, seq.executed_as))
+
+
+def _gains(name: str, norm: Norm, dim: int) -> tuple[Weight, ...]:
     held = [leaf for leaf, wanted in (("weight", norm.weight), ("bias", norm.bias)) if wanted]
-    return Component(name, tuple(Weight(f"{name}.{leaf}", (dim,), "vector") for leaf in held))
+    return tuple(Weight(f"{name}.{leaf}", (dim,), "vector") for leaf in held)

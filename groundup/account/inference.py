@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from groundup.account.cost import cost
-from groundup.account.hardware import Device
+from groundup.account.devices import Device
 from groundup.config import Attention, ModelConfig
 from groundup.errors import UsageError
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, Rotary
+import json
+from pathlib import Path
+
+from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, Rotary, check, from_dict
 from groundup.errors import UsageError
 
 
@@ -29,6 +32,7 @@ KNOWN: dict[str, ModelConfig] = {
     "smollm2-135m": _llama(49_152, 576, 30, (9, 3), 1536, 8192, head_dim=64, theta=1e5, tied=True),
     "smollm2-1.7b": _llama(49_152, 2048, 24, (32, 32), 8192, 8192, head_dim=64, theta=1.3e5, tied=True),
     "llama-2-7b": _llama(32_000, 4096, 32, (32, 32), 11_008, 4096, theta=1e4),
+    "llama-2-13b": _llama(32_000, 5120, 40, (40, 40), 13_824, 4096, theta=1e4),
     "llama-3.1-8b": _llama(128_256, 4096, 32, (32, 8), 14_336, 131_072),
     "llama-3.1-70b": _llama(128_256, 8192, 80, (64, 8), 28_672, 131_072),
     "llama-3.1-405b": _llama(128_256, 16_384, 126, (128, 8), 53_248, 131_072),
@@ -44,3 +48,19 @@ def known_model(name: str) -> ModelConfig:
     if name.lower() not in KNOWN:
         raise UsageError(f"model {name!r} is not known: give a run's folder, a config.json of groundup, or one of {', '.join(KNOWN)}")
     return KNOWN[name.lower()]
+
+
+def open_config(model: str) -> ModelConfig:
+    """The ModelConfig of a run's folder, of a file, or of a known name; UsageError for a file that holds none."""
+    path = Path(model)
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        return known_model(model)
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise UsageError(f"{path}: no configuration ({e}); give the config.json of a groundup run") from e
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: no configuration; give the config.json of a groundup run")
+    return check(from_dict(ModelConfig, values, str(path)))

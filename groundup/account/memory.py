@@ -12,40 +12,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from groundup.account.cost import Cost, Weight, cost, executed_pairs
+from groundup.account.cost import Component, Cost, Weight, cost, executed_pairs
+from groundup.account.execution import CPU as CPU
+from groundup.account.execution import GPU as GPU
+from groundup.account.execution import Execution as Execution
 from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
 from groundup.errors import UsageError
 
 MOMENTS: dict[str, int] = {"sgd": 1, "adamw": 2, "muon": 1, "soap": 2}
 """Moments of each parameter, in fp32, by method (sgd with momentum)."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a step is computed, as far as memory cares."""
-
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Type of activations; weights, gradients and moments are fp32 masters in both."""
-    attention_block: int | None = 128
-    """Queries a block of an attention that keeps its probabilities; None is a fused kernel that recomputes them."""
-    fused_norm: bool = True
-    """Whether a norm keeps its output only, or also its input."""
-    loss_chunk_bytes: int = 8 << 20
-    """Logits that exist at a time, in bytes of fp32."""
-    allocator_overhead: float = 0.30
-    """Resident bytes beyond the live ones, as a share of them: holes in the C heap. On glibc, three models of 180 to 530 MB live had
-    0.25, 0.36 and 0.40 after six steps. 0 predicts live bytes, as an allocation tracker counts them."""
-
-    @property
-    def number_bytes(self) -> int:
-        """Bytes of one activation."""
-        return 4 if self.precision == "fp32" else 2
-
-
-CPU = Execution()
-"""The decoder on a processor."""
-GPU = Execution("bf16", None, False, 256 << 20, 0.0)
-"""The decoder on a GPU; live bytes, to be held against ``torch.cuda.max_memory_allocated``."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +209,17 @@ def saved_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Exec
     return [_evaluate(SAVED, Sizes(layer, config.d_model, batch_size, seq_len, run)) for layer in config.layers]
 
 
+def kept_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> dict[str, int]:
+    """Bytes that each branch of each layer keeps for backward, by its component's name, such as ``layers.0.mlp``."""
+    layers = saved_bytes(config, batch_size=batch_size, seq_len=seq_len, run=run)
+    return {f"layers.{i}.{part}": sum(lines.values()) for i, layer in enumerate(layers) for part, lines in layer.items()}
+
+
+def state_bytes(component: Component, *, matrices: str = "muon", others: str = "adamw") -> int:
+    """Bytes of fp32 masters, gradients and moments of a component's parameters; UsageError for a method that is not known."""
+    return 4 * (2 * component.parameters + optimizer_numbers(component.all_weights, matrices, others))
+
+
 def _evaluate(table: tuple[Line, ...], sizes: Sizes) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {"mixer": {}, "mlp": {}}
     for line in table:
@@ -266,7 +252,7 @@ def training_memory(
         "weights": 4 * counted.parameters,
         "optimizer moments": 4 * optimizer_numbers(counted.weights, matrices, others),
     }
-    moments = [*step.moments(), Moment("optimizer step", step.categories(step.all_gradients(), 0, _update_bytes(counted, matrices)))]
+    moments = [*step.moments(), Moment("optimizer step", step.categories(step.all_gradients(), 0, _update_bytes(counted, matrices, run)))]
     timeline = []
     for moment in moments:
         live = standing | moment.categories
@@ -320,7 +306,9 @@ class _Step:
         head, cast = c * n * d + 4 * v * d, 0 if c == 4 else c * v * d
         rows = min(n, max(32, self.run.loss_chunk_bytes // (4 * v)))
         chunk = rows * v * (4 if c == 4 else 6)
-        chunks = chunk * (2 if n > rows else 1)  # the last chunk's logits live until the next chunk's are there
+        # of a chunk: logits, with a cap also what tanh gave and its slope, with a bias the gradient scaled for it; and the last chunk's
+        # logits live until the next one's are there
+        chunks = chunk * ((3 if self.config.logit_softcap is not None else 1 + self.config.head_bias) + (n > rows))
         return [
             Moment("loss, forward", self.categories(before, saved, head + cast + chunks)),
             Moment("loss, backward", self.categories(before, saved, 2 * head + cast)),
@@ -331,7 +319,7 @@ class _Step:
         config, stream = self.config, self.run.number_bytes * self.batch * self.seq_len * self.config.d_model
         layers = saved_bytes(config, batch_size=self.batch, seq_len=self.seq_len, run=self.run)
         outer = self.outer_activations()
-        saved = outer + sum(sum(lines.values()) for layer in layers for lines in layer.values())
+        saved = outer + sum(kept_bytes(config, batch_size=self.batch, seq_len=self.seq_len, run=self.run).values())
         standing = self.all_gradients() if self.accumulating else 0
         new: dict[str, int] = {}  # bytes of gradients by branch, such as layers.0.mlp
         for weight in self.cost.weights:
@@ -352,11 +340,12 @@ class _Step:
         return found
 
 
-def _update_bytes(counted: Cost, matrices: str) -> int:
+def _update_bytes(counted: Cost, matrices: str, run: Execution) -> int:
     """What a step of the matrices' method holds at most, beyond its state.
 
-    Muon: the updates of all matrices, and for the largest stack of one shape [r, c], r <= c, three such and three of [r, r]. SOAP, one
-    stack at a time: gradient, the same turned, scales, moment turned, update; or the four of [c, c] that renew an eigenbasis.
+    Muon: the updates of all matrices, and for the largest stack of one shape [r, c], r <= c: the stack, the same divided by its norm, one
+    or two iterates; and of [r, r] the first Gram matrix and two or three products. A GPU has less, in bf16. SOAP, one stack at a time:
+    gradient, the same turned, scales, moment turned, update; or the four of [c, c] that renew an eigenbasis.
     """
     if matrices not in ("muon", "soap"):
         return 0
@@ -367,5 +356,9 @@ def _update_bytes(counted: Cost, matrices: str) -> int:
             stacks[shape] = stacks.get(shape, 0) + 1
     if matrices == "soap":
         return 4 * max((count * max(5 * r * c, r * c + 4 * c * c) for (r, c), count in stacks.items()), default=0)
-    iteration = max((3 * count * r * (c + r) for (r, c), count in stacks.items()), default=0)
+    iteration = before = 0
+    for (r, c), count in stacks.items():
+        wide, square = (3, 3) if not run.fused_norm else (3, 4) if c >= 2 * r else (4, 3)  # see ``optim.orthogonal``
+        iteration = max(iteration, before + count * r * (wide * c + square * r))
+        before = count * r * c  # a stack's result lives until the next one's is there
     return 4 * (sum(count * r * c for (r, c), count in stacks.items()) + iteration)

@@ -11,11 +11,10 @@ from typing import Any, Literal
 
 from groundup.account.budget import Budget, format_count, format_flops, format_seconds
 from groundup.account.cost import cost
-from groundup.account.law import LossLaw
+from groundup.account.law import SMALL_SCALE, LossLaw
 from groundup.account.rules import (
     LEAST_STEPS,
     MAX_EPOCHS,
-    SMALL_SCALE,
     Choice,
     Machine,
     Overrides,

@@ -5,9 +5,12 @@ C is what the training time would hold at this machine's rate of matrix products
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 from groundup.account.budget import format_count, format_flops
 from groundup.account.cost import cost
@@ -16,8 +19,6 @@ from groundup.account.shapes import Architecture, architecture
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
-SMALL_SCALE = LossLaw("own small-scale fit, docs/lab.md", 0.66, 103.0, 0.50, 84.0, 0.37, known_to_flops=1e14)
-"""Bits a byte of source code or prose: fitted on runs of 0.6 to 1.5 M tokens, borne out by runs of three minutes on two cores."""
 BYTES_PER_TOKEN_512, BYTES_PER_DOUBLING = 2.1, 0.49  # BPE on code and on novels, vocabularies of 512 to 4,096
 MAX_EPOCHS = 1.5
 """Times that a text is trained on at most. Tables of embeddings learn it by heart soon: whatever the budget, what was held out gets worse
@@ -29,7 +30,34 @@ LEAST_STEPS = 300
 NO_DIFFERENCE = 0.01
 """Bits a byte for which no time is spent where the text is used up: a model far too large for it would win by less."""
 
-WIDTHS = (64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048)
+WIDTHS = (
+    *(64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048),
+    *(2560, 3072, 4096, 5120, 6144, 7168, 8192, 10_240, 12_288, 16_384, 20_480, 24_576),
+)
+"""Widths that are tried."""
+
+
+RISING = 4
+"""Widths of rising loss in a row after which no wider one is tried."""
+
+
+class Figures(NamedTuple):
+    """What planning asks of a model again and again."""
+
+    parameters: int
+    """All of them."""
+    law_parameters: int
+    """N of the laws: without lookup tables, but with the head."""
+    flops_per_token: float
+    """Model FLOPs of training."""
+
+
+@lru_cache(maxsize=1024)
+def figures(config: ModelConfig, seq_len: int) -> Figures:
+    """A model's figures by its exact cost, kept: one plan looks at the same shapes several times."""
+    counted = cost(config, seq_len=seq_len)
+    n = counted.parameters_non_embedding + config.vocab_size * config.d_model
+    return Figures(counted.parameters, n, counted.flops_per_token_training)
 
 
 @dataclass(frozen=True)
@@ -57,7 +85,7 @@ class Machine:
 
     def seconds_of_step(self, config: ModelConfig, seq_len: int, tokens: float) -> float:
         """Predicted seconds of a training step on so many tokens."""
-        flops = cost(config, seq_len=seq_len).flops_per_token_training
+        flops = figures(config, seq_len).flops_per_token
         per_token = flops * self.seconds_per_flop + len(config.layers) * config.d_model * self.seconds_per_activation
         return self.seconds_per_step + tokens * per_token
 
@@ -192,8 +220,22 @@ def choose_head_dim(width: int) -> int:
 
 
 def choose_depth(width: int) -> int:
-    """Layers for a width: one for each 48, at least 2; from width 384 on one for each 64, at least 6."""
-    return max(2, round(width / 48)) if width < 384 else max(6, round(width / 64))
+    """Layers for a width: one for each 48, at least 2; from width 384 on one for each 64, at least 6; beyond 2,048 one for each 128, at
+    least 32, as GPT-3 and Llama 3 have them."""
+    if width < 384:
+        return max(2, round(width / 48))
+    return max(6, round(width / 64)) if width <= 2048 else max(32, round(width / 128))
+
+
+def choose_kv_heads(width: int) -> int | None:
+    """From width 4,096 on 8 kv heads, as Llama 3: the cache would outgrow the weights; else as many as heads."""
+    return 8 if width >= 4096 else None
+
+
+def shape_of_width(width: int, *, vocab_size: int, context_length: int) -> ModelConfig:
+    """The shape that these rules give a width, as a model of the llama architecture."""
+    sizes = {"d_model": width, "n_layers": choose_depth(width), "head_dim": choose_head_dim(width), "n_kv_heads": choose_kv_heads(width)}
+    return architecture("llama", vocab_size=vocab_size, context_length=context_length, **sizes)
 
 
 def choose_micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> int:
@@ -246,6 +288,48 @@ def optimizer_fields(d_model: int, say: Sayer) -> dict[str, Any]:
     }
 
 
+class Scored(NamedTuple):
+    """A shape that the budget could train."""
+
+    loss: float
+    """What the law predicts of it."""
+    parameters: float
+    """N that the law takes: without lookup tables, but with the head."""
+    tokens: float
+    """D that the seconds hold, or that the text is good for."""
+    config: ModelConfig
+    """The shape."""
+
+
+def score_shapes(
+    overrides: Overrides,
+    machine: Machine,
+    vocab: int,
+    seq_len: int,
+    tokens_per_step: int,
+    seconds: float,
+    unique: float,
+    prior: bool,
+    law: LossLaw,
+    max_epochs: float,
+) -> list[Scored]:
+    """Every candidate that fits the memory: costed exactly, timed by the machine's rates, scored by the law at as many tokens as the
+    seconds hold, but at most ``max_epochs`` times the ``unique`` ones. Narrow ones first."""
+    scored = []
+    for config in _candidates(overrides, vocab, seq_len, prior, machine.device):
+        counted = figures(config, seq_len)
+        if 16 * counted.parameters > 0.8 * machine.memory_bytes:
+            break  # wider ones do not fit either
+        n = counted.law_parameters
+        tokens = min(seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step, max_epochs * unique)
+        scored.append(Scored(law.loss(n, tokens, unique), n, tokens, config))
+        if len(scored) > RISING and all(later.loss > earlier.loss for earlier, later in itertools.pairwise(scored[-RISING - 1 :])):
+            break  # the law has one valley
+    if not scored:
+        raise UsageError("no model fits this machine's memory: set --d-model and --n-layers smaller, or --vocab-size")
+    return scored
+
+
 def best_shape(
     say: Sayer,
     machine: Machine,
@@ -260,27 +344,17 @@ def best_shape(
 ) -> ModelConfig:
     """The candidate with the lowest predicted loss within the seconds.
 
-    Every width is costed exactly, timed by the machine's rates, and scored by the law at as many tokens as the seconds hold, but at most
-    ``max_epochs`` times the ``unique`` ones: where the text is used up, time buys a larger model, as long as that makes a difference.
+    Where the text is used up, time buys a larger model, as long as that makes a difference.
     """
-    scored: list[tuple[float, float, float, ModelConfig]] = []
-    for config in _candidates(say.overrides, vocab, seq_len, prior, machine.device):
-        counted = cost(config, seq_len=seq_len)
-        if 16 * counted.parameters > 0.8 * machine.memory_bytes:
-            continue
-        n = counted.parameters_non_embedding + vocab * config.d_model
-        tokens = min(seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step, max_epochs * unique)
-        scored.append((law.loss(n, tokens, unique), n, tokens, config))
-    if not scored:
-        raise UsageError("no model fits this machine's memory: set --d-model and --n-layers smaller, or --vocab-size")
-    lowest, n, tokens, config = min(scored, key=lambda score: score[0])
+    scored = score_shapes(say.overrides, machine, vocab, seq_len, tokens_per_step, seconds, unique, prior, law, max_epochs)
+    lowest, n, tokens, config = min(scored, key=lambda score: score.loss)
     why = "lowest predicted loss of all shapes"
     if tokens == max_epochs * unique:
-        equal = [score for score in scored if score[2] == tokens and score[0] <= lowest + NO_DIFFERENCE]
-        _, n, tokens, config = min(equal, key=lambda score: score[1])
+        equal = [score for score in scored if score.tokens == tokens and score.loss <= lowest + NO_DIFFERENCE]
+        _, n, tokens, config = min(equal, key=lambda score: score.parameters)
         why = f"the smallest of those that read all of the text within {NO_DIFFERENCE} of the lowest predicted loss"
     why += f": N {format_count(n)}, D {format_count(tokens)}"
-    beyond = tokens * cost(config, seq_len=seq_len).flops_per_token_training > law.known_to_flops
+    beyond = tokens * figures(config, seq_len).flops_per_token > law.known_to_flops
     source = f"{law.name}; extrapolated beyond {format_flops(law.known_to_flops)}" if beyond else law.name
     say("d_model", config.d_model, why, source)
     say("n_layers", len(config.layers), why, source)
@@ -295,17 +369,21 @@ def best_shape(
     return config
 
 
-def _candidates(o: Overrides, vocab: int, seq_len: int, prior: bool, device: str) -> list[ModelConfig]:
+def _candidates(o: Overrides, vocab: int, seq_len: int, prior: bool, device: str) -> Iterator[ModelConfig]:
+    """Shapes that the rules allow, narrow ones first."""
     if o.arch != "groundup" and o.hash_rows:
         raise UsageError(f"--hash-rows and --arch {o.arch} contradict each other: hashed n-grams cannot be exported; leave one of them out")
     rows = 0 if o.arch != "groundup" else o.hash_rows if o.hash_rows is not None else 65_536 if device == "cpu" else 1 << 20
-    out = []
     for width in [o.d_model] if o.d_model else WIDTHS:
         head_dim = o.head_dim or choose_head_dim(width)
         if width % head_dim:
             if o.d_model or o.head_dim:
                 raise UsageError(f"--d-model {width} is not a multiple of --head-dim {head_dim}: set one of them so that it divides")
             continue
-        sizes = {"d_model": width, "n_layers": o.n_layers or choose_depth(width), "head_dim": head_dim, "n_kv_heads": o.n_kv_heads}
-        out.append(architecture(o.arch, vocab_size=vocab, context_length=seq_len, hash_rows=rows, prior=prior, **sizes))
-    return out
+        sizes = {
+            "d_model": width,
+            "n_layers": o.n_layers or choose_depth(width),
+            "head_dim": head_dim,
+            "n_kv_heads": o.n_kv_heads or choose_kv_heads(width),
+        }
+        yield architecture(o.arch, vocab_size=vocab, context_length=seq_len, hash_rows=rows, prior=prior, **sizes)

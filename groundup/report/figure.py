@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from groundup.errors import UsageError
+from groundup.files import write_bytes
 from groundup.report import curves, text
 
 if TYPE_CHECKING:
@@ -65,20 +69,54 @@ class Plot:
 
 def draw(name: str, title: str, painter: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> Plot:
     """Calls the painter on an empty figure in the house's style, and keeps both renderings."""
+    with _style():
+        figure = _painted(painter, size)
+        png = _png(figure)
+        figure.set_layout_engine("none")  # laid out already
+        svg = _svg(figure, transparent=True)
+    return Plot(name, title, png, _inline(svg, name), wide=size == WIDE)
+
+
+def save(path: Path, painter: Callable[[Figure], None], size: tuple[float, float] = SIZE) -> Path:
+    """Draws a picture that stands alone into a .png or .svg file; UsageError for any other suffix."""
+    suffix = path.suffix.lower()
+    if suffix not in (".png", ".svg"):
+        raise UsageError(f"{path}: a picture is written as .png or .svg; choose one of these names")
+    with _style():
+        figure = _painted(painter, size)
+        write_bytes(path, _png(figure) if suffix == ".png" else _svg(figure, transparent=False).encode())
+    return path
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
     import matplotlib
-    from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="Glyph .* missing from font"
         )  # a run's name in a script that the font lacks: a box will do
-        figure = Figure(figsize=size, layout="constrained")
-        painter(figure)
-        png, svg = io.BytesIO(), io.StringIO()
-        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        figure.set_layout_engine("none")  # laid out already
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=True)
-    return Plot(name, title, png.getvalue(), _inline(svg.getvalue(), name), wide=size == WIDE)
+        yield
+
+
+def _painted(painter: Callable[[Figure], None], size: tuple[float, float]) -> Figure:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    painter(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
+    return out.getvalue()
+
+
+def _svg(figure: Figure, *, transparent: bool) -> str:
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}, transparent=transparent)
+    return out.getvalue()
 
 
 def _inline(svg: str, name: str) -> str:

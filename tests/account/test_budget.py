@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.account import Budget, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
+from groundup.account.budget import parse_bytes, parse_percent, parse_tokens
 from groundup.errors import UsageError
 
 amounts = st.floats(min_value=1e-300, max_value=1e300)
@@ -151,3 +152,28 @@ def test_a_formatted_number_is_within_its_last_digit(value):
     number, prefix = re.fullmatch(r"([0-9.]+) ([kMGTPEZY]?)FLOP", format_flops(value)).groups()
     assert float(number) * prefixes[prefix] == pytest.approx(value, rel=0.0051)
     assert len(number.replace(".", "")) <= 3
+
+
+@pytest.mark.parametrize(
+    "read, text, amount",
+    [
+        (parse_tokens, "15T", 15e12),
+        (parse_tokens, " 300 B", 300e9),
+        (parse_tokens, "1.5e12", 1.5e12),
+        (parse_tokens, "20k", 20_000),
+        (parse_bytes, "10GB", 10e9),
+        (parse_bytes, "2tb", 2e12),
+        (parse_percent, "5%", 0.05),
+        (parse_percent, "0.5 %", 0.005),
+    ],
+)
+def test_amounts_as_people_write_them(read, text, amount):
+    assert read(text) == pytest.approx(amount)
+
+
+@pytest.mark.parametrize(
+    "read, text", [(parse_tokens, "15X"), (parse_bytes, "10"), (parse_percent, "5"), (parse_tokens, "0"), (parse_bytes, "-1GB")]
+)
+def test_a_bad_amount_is_refused_by_its_flag(read, text):
+    with pytest.raises(UsageError, match=r"--this .*write it like"):
+        read(text, "--this")

@@ -12,10 +12,11 @@ from groundup.errors import UsageError
     "driver_name, key",
     [
         ("Tesla V100-SXM2-32GB", "v100"),
+        ("Tesla V100-PCIE-32GB", "v100-pcie"),
         ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
-        ("NVIDIA A100-PCIE-40GB", "a100-40gb"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40gb-pcie"),
         ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie"),
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA H100 PCIe", "h100-pcie"),
         ("NVIDIA H200", "h200"),
@@ -61,10 +62,49 @@ def test_an_unknown_device_or_precision_is_refused_with_what_there_is():
 
 @pytest.mark.parametrize("device", DEVICES.values(), ids=DEVICES)
 def test_the_table_is_plausible(device):
-    rising = [device.peak_flops[p] for p in ("fp32", "tf32", "fp16", "fp8") if p in device.peak_flops]
+    rising = [device.peak_flops[p] for p in ("fp32", "tf32", "fp16", "fp8", "fp4") if p in device.peak_flops]
     assert rising == sorted(rising)
-    assert device.peak("fp32") > 1e13 and device.memory_bytes > 2**34 and 5e11 < device.bandwidth_bytes_per_s < 1e13
-    assert device.usd_per_hour > 0 and device.source and "assumed" in device.price_source
+    assert device.peak_flops.get("bf16", device.peak(device.half_precision)) == device.peak(device.half_precision)
+    assert 2e12 < device.peak(device.half_precision) < 1e16
+    assert device.memory_bytes >= 2**34 and 5e10 < device.bandwidth_bytes_per_s < 1e13
+    assert 0 < device.usd_per_hour < 10 and device.source
+    assert "assumed" in device.price_source or "list price" in device.price_source
+    assert device.power_w is None or 100 < device.power_w <= 1000
+    # links to neighbours are slower than memory; whoever has them names them
+    assert (device.interconnect_bytes_per_s is None) == (device.interconnect == "")
+    assert device.interconnect_bytes_per_s is None or device.interconnect_bytes_per_s < device.bandwidth_bytes_per_s
+
+
+@pytest.mark.parametrize(
+    "key, precision, flops_per_byte",
+    [("a100", "bf16", 153), ("a100-40gb", "bf16", 201), ("h100", "bf16", 295), ("tpu-v5e", "bf16", 240), ("v100", "fp16", 139)],
+)
+def test_ridge_points_are_those_that_are_published(key, precision, flops_per_byte):
+    assert find_device(key).ridge(precision) == pytest.approx(flops_per_byte, rel=0.01)
+
+
+@pytest.mark.parametrize("key", [key for key, device in DEVICES.items() if "fp8" in device.peak_flops])
+def test_each_halving_of_a_number_doubles_the_peak_of_tensor_cores(key):
+    """A sparse figure, or one with fp16 accumulation, in the place of a dense one would break the chain."""
+    peaks = find_device(key).peak_flops
+    for wide, narrow in (("tf32", "bf16"), ("bf16", "fp8"), ("fp8", "fp4")):
+        if {wide, narrow} <= peaks.keys():
+            expected = 4 if narrow == "fp4" and key.startswith("rtx") else 2  # GeForce: fp8 with fp32 accumulation runs at half rate
+            assert peaks[narrow] == pytest.approx(expected * peaks[wide], rel=0.01)
+
+
+def test_generations_grow_as_published():
+    flops = {key: device.peak(device.half_precision) for key, device in DEVICES.items()}
+    assert flops["a100"] == pytest.approx(2.5 * flops["v100"], rel=0.01)  # "2.5x V100", A100 whitepaper
+    assert flops["mi300x"] == pytest.approx(1.3 * flops["h100"], rel=0.02)  # AMD's "1.3x H100"
+    assert flops["m1-ultra"] == 2 * flops["m1-max"]
+    assert DEVICES["h200"].bandwidth_bytes_per_s == pytest.approx(1.43 * DEVICES["h100"].bandwidth_bytes_per_s, rel=0.01)
+    assert DEVICES["h100"].interconnect_bytes_per_s == 1.5 * DEVICES["a100"].interconnect_bytes_per_s == 3 * 150e9
+
+
+def test_a_processor_without_bandwidth_has_no_ridge():
+    with pytest.raises(UsageError, match="bandwidth"):
+        cpu({"fp32": 1e11}).ridge("fp32")
 
 
 def test_the_processor_has_the_peak_that_was_measured():

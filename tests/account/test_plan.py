@@ -7,11 +7,10 @@ import pytest
 
 from groundup.account import parse_budget
 from groundup.account.cost import cost
-from groundup.account.law import LossLaw
+from groundup.account.law import SMALL_SCALE, LossLaw
 from groundup.account.plan import final_steps, make_plan, restate
 from groundup.account.rules import (
     MAX_EPOCHS,
-    SMALL_SCALE,
     Machine,
     Overrides,
     bytes_per_token,

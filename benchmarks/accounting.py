@@ -1,0 +1,240 @@
+"""What the account predicts of a training step against what happens: peak memory and seconds, over a grid of configurations on this CPU.
+
+    python -m benchmarks.accounting [--rounds 5] [--only NAME] [--out benchmarks/results/accounting.json]
+
+Memory: live bytes at the step's peak as PyTorch's allocator counts them, against ``training_memory`` without its allowance for the heap.
+Time: one thread, medians; ``step_time`` from ceilings that are measured in turns with the steps, since a machine that does other work is
+now faster and now slower. Seconds are the process' own CPU time: what others took is in neither side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from benchmarks.resources import RESULTS, provenance, save_result
+from groundup.account import CPU, format_bytes, format_seconds, training_memory
+from groundup.account.roofline import Ceilings, StepTime, step_time
+from groundup.account.shapes import Architecture, architecture
+from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
+from groundup.errors import GroundupError
+from groundup.kernels.memory import keep_freed_memory
+from groundup.model.decoder import Decoder
+from groundup.model.initialize import initialize
+from groundup.optim import OptimizerConfig, build_optimizer
+from groundup.terminal import show_rows
+from groundup.train.allocations import peak_allocated
+from groundup.train.ceilings import Meter
+from groundup.train.step import StepConfig, TrainBatch, TrainState, train_step
+
+LIVE = replace(CPU, allocator_overhead=0.0)
+CPU_DEVICE = torch.device("cpu")
+STEPS = 3  # a round
+MEMORY_BOUND, MEDIAN_BOUND, WORST_BOUND = 0.03, 0.15, 0.35
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of a training step."""
+
+    name: str
+    """For the table."""
+    config: ModelConfig
+    """The model."""
+    batch_size: int
+    """Sequences of the step."""
+    seq_len: int
+    """Tokens of each."""
+    matrices: Literal["muon", "soap", "adamw", "sgd"] = "muon"
+    """Method of the layers' matrices."""
+    others: Literal["adamw", "sgd"] = "adamw"
+    """Method of everything else."""
+
+
+class Trainer:
+    """Takes steps of one case on random tokens."""
+
+    def __init__(self, case: Case, device: torch.device = CPU_DEVICE, dtype: torch.dtype = torch.float32) -> None:
+        model = initialize(Decoder(case.config), 0).to(device)
+        model.compute_dtype = dtype
+        # a batch that is learnt by heart makes numbers so small that processors multiply them ten times slower: learn next to nothing
+        rates = {f.name: 1e-7 for f in fields(OptimizerConfig) if f.name.endswith("_lr")}
+        optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(matrices=case.matrices, others=case.others, **rates))
+        self.device, self.state, self.settings = device, TrainState(model, optimizer), StepConfig(1000, case.batch_size)
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(case.config.vocab_size, (case.batch_size, case.seq_len + 1), generator=generator).to(device)
+        documents = torch.zeros(case.batch_size, case.seq_len, dtype=torch.int32, device=device)
+        self.batch = TrainBatch(ids[:, :-1].clone(), ids[:, 1:].clone(), documents)
+
+    def step(self) -> None:
+        """One training step; it waits for the device, for its metrics are numbers."""
+        self.state, metrics = train_step(self.state, self.batch, self.settings)
+        if not metrics.finite:
+            raise GroundupError("a step whose loss is not finite does not update: its time and memory mean nothing")
+
+    def peak_bytes(self) -> int:
+        """Live bytes at the peak of a step that begins without gradients: weights, state and batch, and what the step allocates."""
+        self.state.optimizer.zero_grad()
+        batch = (self.batch.tokens, self.batch.targets, self.batch.documents)
+        held = [*self.state.model.parameters(), *(t for t in self.state.optimizer.state_dict().values() if t.ndim), *batch]
+        return sum(t.numel() * t.element_size() for t in held) + peak_allocated(self.step, self.device)
+
+
+def grid() -> Iterator[Case]:
+    """Sizes, optimizers, sequence lengths, batches, and every kind of layer that the decoder has."""
+    for d, n, v, b, t in ((64, 4, 512, 4, 256), (128, 4, 2048, 8, 256), (256, 4, 2048, 4, 256), (128, 8, 4096, 2, 512)):
+        yield Case(f"groundup {d}x{n}", _model("groundup", d, n, v, t), b, t)
+    for method in ("adamw", "sgd"):
+        others = "sgd" if method == "sgd" else "adamw"
+        for d, n, v, b, t in ((128, 4, 2048, 8, 256), (256, 2, 4096, 4, 512)):
+            yield Case(f"qwen3 {d}x{n} {method}", _model("qwen3", d, n, v, t), b, t, method)
+            yield Case(f"llama {d}x{n} {method}", _model("llama", d, n, v, t), b, t, method, others)
+    llama = _model("llama", 128, 4, 2048, 1024, n_kv_heads=1)
+    yield Case("multi-query, 1024 tokens", llama, 2, 1024)
+    yield Case("grouped-query", _model("llama", 128, 4, 2048, 256, n_kv_heads=2), 8, 256)
+    yield Case("softcap and bias of the head", replace(llama, logit_softcap=30.0, head_bias=True), 4, 256)
+    yield Case("large vocabulary", _model("llama", 384, 2, 16_384, 256, head_dim=64), 2, 256)
+    yield Case("wide and shallow", _model("llama", 512, 1, 2048, 128, head_dim=64), 8, 128)
+    yield Case("narrow and deep", _model("llama", 64, 12, 512, 128), 8, 128)
+    yield Case("groundup 128x4, 64 tokens", _model("groundup", 128, 4, 2048, 64), 16, 64)
+    yield Case("groundup 128x4, one sequence", _model("groundup", 128, 4, 2048, 256), 1, 256)
+    yield Case("groundup 128x2, 1024 tokens", _model("groundup", 128, 2, 2048, 1024), 2, 1024)
+    yield Case("groundup 384x3 adamw", _model("groundup", 384, 3, 4096, 256, head_dim=64), 4, 256, "adamw")
+    yield Case("groundup 128x4 soap", _model("groundup", 128, 4, 2048, 256), 8, 256, "soap")
+    for name, layer in _layers():
+        for tied in (False, True) if name == "gelu" else (False,):
+            config = ModelConfig(2048, 128, 512, (layer,) * 4, final_norm=layer.norm, tied=tied)
+            yield Case(f"{name}{', tied' * tied}", config, 4, 512, "adamw")
+
+
+def _model(name: Architecture, d: int, n: int, v: int, t: int, *, head_dim: int = 32, n_kv_heads: int | None = None) -> ModelConfig:
+    sizes = {"d_model": d, "n_layers": n, "head_dim": head_dim, "n_kv_heads": n_kv_heads}
+    return architecture(name, vocab_size=v, context_length=t, hash_rows=16_384 if name == "groundup" else 0, **sizes)
+
+
+def _layers() -> Iterator[tuple[str, Layer]]:
+    attention, norm = Attention(4, 4, 32), Norm("layer", bias=True)
+    yield "gelu", Layer(replace(attention, bias=True, output_bias=True, rotary=None), Dense(512, "gelu", bias=True), norm)
+    yield "window of 128", Layer(replace(attention, window=128), Dense(336))
+    yield "sandwich", Layer(attention, Dense(512, "relu2"), Norm(), "sandwich")
+    yield "post", Layer(attention, Dense(512, "relu2"), Norm(), "post")
+
+
+def measure(case: Case, meter: Meter, rounds: int) -> dict[str, Any]:
+    """Steps in turns with ceilings; then one step whose allocations are counted."""
+    trainer = Trainer(case)
+    trainer.step()
+    trainer.step()
+    meter.forget()
+    steps: list[float] = []
+    for _ in range(rounds):
+        meter.measure()
+        for _ in range(STEPS):
+            started = time.process_time()
+            trainer.step()
+            steps.append(time.process_time() - started)
+    return {
+        "name": case.name,
+        "step_s": statistics.median(steps),
+        "step_quartiles_s": statistics.quantiles(steps, n=4),
+        "peak_bytes": trainer.peak_bytes(),
+    }
+
+
+def predict(case: Case, ceilings: Ceilings) -> StepTime:
+    """The account's view of a case."""
+    return step_time(case.config, ceilings, batch_size=case.batch_size, seq_len=case.seq_len, matrices=case.matrices, others=case.others)
+
+
+def compare(case: Case, meter: Meter, rounds: int) -> dict[str, Any]:
+    """Measured, predicted and their ratios."""
+    row = measure(case, meter, rounds)
+    ceilings = meter.ceilings()
+    predicted = predict(case, ceilings)
+    memory = training_memory(
+        case.config, batch_size=case.batch_size, seq_len=case.seq_len, run=LIVE, matrices=case.matrices, others=case.others
+    )
+    row |= {"parameters": predicted.cost.parameters, "tokens": predicted.tokens, "mfu": predicted.mfu}
+    row |= {"predicted_s": predicted.seconds, "time_ratio": predicted.seconds / row["step_s"]}
+    row |= {"predicted_bytes": memory.peak_bytes, "peak_at": memory.peak.name, "memory_ratio": memory.peak_bytes / row["peak_bytes"]}
+    attained = {
+        "product_flops_per_s": ceilings.best_product_rate,
+        "bytes_per_s": ceilings.bandwidth(1e9),
+        "dispatch_s": ceilings.dispatch_s,
+    }
+    return row | {"ceilings": attained | {"dispatch_s": ceilings.dispatch_s}}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Worst and median errors, and whether they keep the bounds."""
+    memory, seconds = ({row["name"]: abs(row[key] - 1) for row in rows} for key in ("memory_ratio", "time_ratio"))
+    found = {}
+    for name, errors in (("memory", memory), ("time", seconds)):
+        worst = max(errors, key=lambda case: errors[case])
+        found |= {f"{name}_worst": errors[worst], f"{name}_worst_case": worst, f"{name}_median": statistics.median(errors.values())}
+    kept = found["memory_worst"] <= MEMORY_BOUND, found["time_median"] <= MEDIAN_BOUND, found["time_worst"] <= WORST_BOUND
+    return found | {"cases": len(rows), "memory_within": kept[0], "time_within": kept[1] and kept[2]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures every case, writes the result file and prints the table and a line of JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accounting", description="Predicted against measured: memory and time.")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of ceilings and steps a case")
+    parser.add_argument("--only", default="", help="only cases whose name has this in it")
+    parser.add_argument("--out", type=Path, default=RESULTS / "accounting.json", help="result file")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    cases = [case for case in grid() if given.only in case.name]
+    if not cases or given.rounds < 1:
+        parser.error(f"--only {given.only!r} must be part of a case's name and --rounds at least 1")
+    meter = Meter(torch.device("cpu"), torch.float32, clock=time.process_time)
+    rows = []
+    for case in cases:
+        rows.append(compare(case, meter, given.rounds))
+        print(
+            f"{len(rows)}/{len(cases)} {case.name}: time {rows[-1]['time_ratio']:.3f}, memory {rows[-1]['memory_ratio']:.4f}",
+            file=sys.stderr,
+        )
+    result = summary(rows)
+    save_result(
+        given.out, {**provenance(), "clock": "CPU seconds of the process, one thread", "rounds": given.rounds, **result, "rows": rows}
+    )
+    print(json.dumps(result))
+    show(rows, result)
+    return 0
+
+
+def show(rows: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
+    """The table for people, with the worst cases below it."""
+    show_rows(
+        [
+            {
+                "case": row["name"],
+                "parameters": f"{row['parameters']:,}",
+                "peak": format_bytes(row["peak_bytes"]),
+                "predicted": format_bytes(row["predicted_bytes"]),
+                "ratio": f"{row['memory_ratio']:.3f}",
+                "step": format_seconds(row["step_s"]),
+                "predicted ": format_seconds(row["predicted_s"]),
+                "ratio ": f"{row['time_ratio']:.3f}",
+            }
+            for row in rows
+        ],
+        title=f"{len(rows)} training steps, predicted against measured",
+    )
+    print(f"memory: worst {result['memory_worst']:.1%} ({result['memory_worst_case']}), median {result['memory_median']:.1%}")
+    print(f"time:   worst {result['time_worst']:.1%} ({result['time_worst_case']}), median {result['time_median']:.1%}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Charts of what a model costs: FLOP shares by model size, the memory of a step as it goes on, and how a budget was divided."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from groundup.account.answers import BestModel
+from groundup.account.budget import format_flops
+from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN, LAWS
+from groundup.account.shares import NAMES, SizeShares, Stage
+from groundup.report.figure import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PURPLE, SKY, VERMILLION, YELLOW, label_ends, log_ticks, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PART_COLOURS = dict(zip(NAMES, (BLUE, SKY, VERMILLION, ORANGE, MUTED), strict=True))
+BYTE_COLOURS = {
+    "weights": BLUE,
+    "optimizer moments": SKY,
+    "gradients": GREEN,
+    "activations": VERMILLION,
+    "working buffers": ORANGE,
+    "allocator": MUTED,
+}
+SPARE_COLOURS = (PURPLE, YELLOW, INK)
+BILLION = 1e9
+
+
+def save_accounts(path: Path, name: str, parameters: int, sizes: Sequence[SizeShares], stages: Sequence[Stage], *, step: str) -> Path:
+    """Writes both charts side by side; UsageError for a file that is neither .png nor .svg."""
+
+    def paint(figure: Figure) -> None:
+        left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+        paint_shares(left, sizes, name, parameters)
+        paint_stages(right, stages, step)
+
+    return save(path, paint, (11.0, 4.4))
+
+
+def save_choice(path: Path, best: BestModel) -> Path:
+    """Writes the loss that each law expects of the budget's FLOPs against parameters, and the shapes that were compared."""
+
+    def paint(figure: Figure) -> None:
+        axes, labels = figure.subplots(), []
+        shown = [s for s in best.shapes if s.loss < 1.25 * min(shape.loss for shape in best.shapes)]
+        low, high = 0.7 * min(s.parameters for s in shown), 1.4 * max(s.parameters for s in shown)
+        sizes = [low * (high / low) ** (i / 200) for i in range(201)]
+        products = best.plan.flops / FLOPS_PER_PARAMETER_TOKEN
+        laws = [(name, law) for name, law in LAWS.items() if law.unit == best.law.unit]
+        for (name, law), colour in zip(laws, (BLUE, VERMILLION, GREEN), strict=False):
+            losses = [law.loss(n, products / n, best.unique_tokens) for n in sizes]
+            axes.plot([n / BILLION for n in sizes], losses, color=colour)
+            labels.append((losses[-1], name, colour))
+        x, y = [s.parameters / BILLION for s in shown], [s.loss for s in shown]
+        axes.plot(x, y, "o", color=INK, markersize=4.5, markeredgecolor=PAPER)
+        chosen = next(s for s in best.shapes if s.config.d_model == best.plan.model.d_model)
+        axes.plot(chosen.parameters / BILLION, chosen.loss, "o", color=ORANGE, markersize=9, markeredgecolor=INK)
+        axes.set(
+            xscale="log", xlim=(low / BILLION, high / BILLION), xlabel="parameters (billions)", ylabel=f"predicted loss ({best.law.unit})"
+        )
+        axes.set_title(f"{format_flops(best.plan.flops)}: more parameters, or more tokens (dots: the shapes compared)")
+        log_ticks(axes.xaxis, low / BILLION, high / BILLION)
+        label_ends(axes, labels)
+
+    return save(path, paint, (7.0, 4.4))
+
+
+def paint_shares(axes: Axes, sizes: Sequence[SizeShares], name: str, parameters: int) -> None:
+    """Stacked shares against parameters, with a line at the model's own."""
+    x = [size.parameters / BILLION for size in sizes]
+    columns = {part: [100 * size.shares[part] for size in sizes] for part in NAMES if any(size.shares[part] > 5e-4 for size in sizes)}
+    _stack(axes, x, columns, {part: PART_COLOURS[part] for part in columns})
+    axes.set(xscale="log", xlim=(x[0], x[-1]), ylim=(0, 100), xlabel="parameters (billions)", ylabel="share of training FLOPs (%)")
+    axes.set_title("Where the FLOPs go as models grow")
+    log_ticks(axes.xaxis, x[0], x[-1])
+    if x[0] <= parameters / BILLION <= x[-1]:
+        axes.axvline(parameters / BILLION, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        left = parameters / BILLION > (x[0] * x[-1]) ** 0.5
+        axes.annotate(
+            name,
+            (parameters / BILLION, 4),
+            xytext=(-5 if left else 5, 0),
+            textcoords="offset points",
+            color=PAPER,
+            ha="right" if left else "left",
+        )
+
+
+def paint_stages(axes: Axes, stages: Sequence[Stage], step: str) -> None:
+    """Stacked bytes over the moments of a step, its phases named below."""
+    x = list(range(len(stages)))
+    names = list(dict.fromkeys(name for stage in stages for name in stage.categories))
+    columns = {name: [stage.categories.get(name, 0) / BILLION for stage in stages] for name in names}
+    columns = {name: column for name, column in columns.items() if any(column)}
+    spare = itertools.cycle(SPARE_COLOURS)
+    _stack(axes, x, columns, {name: BYTE_COLOURS.get(name) or next(spare) for name in columns})
+    totals = [sum(stage.categories.values()) / BILLION for stage in stages]
+    axes.set(xlim=(0, x[-1]), ylim=(0, 1.12 * max(totals)), ylabel="memory (GB)")
+    axes.set_title(f"Memory of a step: {step}")
+    at = max(x, key=totals.__getitem__)
+    axes.annotate(
+        f"peak {totals[at]:.3g} GB", (at, totals[at]), xytext=(0, 5), textcoords="offset points", ha="center", color=INK, fontweight="bold"
+    )
+    starts = [i for i in x if i == 0 or stages[i].phase != stages[i - 1].phase]
+    spans = [(start, stop, stages[start].phase) for start, stop in itertools.pairwise([*starts, x[-1] + 1])]
+    wide = [span for span in spans if span[1] - span[0] > 0.06 * len(x)]
+    axes.set_xticks([(start + stop - 1) / 2 for start, stop, _ in wide], [phase for *_, phase in wide])
+    for start in starts[1:]:
+        axes.axvline(start - 0.5, ymax=0.88, color=MUTED, linewidth=0.7)
+
+
+def _stack(axes: Axes, x: Sequence[float], columns: dict[str, list[float]], colours: dict[str, Any]) -> None:
+    """Areas on top of each other, named at the right edge."""
+    axes.stackplot(x, *columns.values(), colors=list(colours.values()), edgecolor=PAPER, linewidth=0.6)
+    axes.set_xlim(x[0], x[-1])
+    base, labels = 0.0, []
+    for name, column in columns.items():
+        labels.append((base + column[-1] / 2, name, colours[name]))
+        base += column[-1]
+    axes.set_ylim(0, max(map(sum, zip(*columns.values(), strict=True))))
+    label_ends(axes, labels)

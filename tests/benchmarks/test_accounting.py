@@ -1,0 +1,53 @@
+"""The accounting benchmark on its smallest case; its grid and its verdict."""
+
+import json
+
+import pytest
+
+from benchmarks import accounting
+from groundup.config import check
+
+
+def test_the_grid_covers_what_the_decoder_has():
+    cases = list(accounting.grid())
+    assert len(cases) >= 24 and len({case.name for case in cases}) == len(cases)
+    for case in cases:
+        assert check(case.config) and case.seq_len <= case.config.context_length
+    assert {case.matrices for case in cases} == {"muon", "soap", "adamw", "sgd"} and {case.others for case in cases} == {"adamw", "sgd"}
+    layers = [layer for case in cases for layer in case.config.layers]
+    assert {layer.placement for layer in layers} == {"pre", "post", "sandwich"}
+    assert {layer.mlp.activation for layer in layers} == {"swiglu", "gelu", "relu2"}
+    assert any(layer.mixer.window for layer in layers) and any(layer.mixer.n_kv_heads < layer.mixer.n_heads for layer in layers)
+    assert any(case.config.tied for case in cases) and any(case.config.logit_softcap for case in cases)
+
+
+def test_the_smallest_case_runs_whole(tmp_path, capsys, monkeypatch):
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        assert accounting.main(["--only", "groundup 64x4", "--rounds", "1", "--out", str(tmp_path / "accounting.json")]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    result = json.loads((tmp_path / "accounting.json").read_text())
+    (row,) = result["rows"]
+    assert row["memory_ratio"] == pytest.approx(1, abs=accounting.MEMORY_BOUND) and row["time_ratio"] > 0
+    assert result["memory_within"] and result["memory_worst_case"] == "groundup 64x4" and "environment" in result
+    printed = capsys.readouterr().out
+    assert "groundup 64x4" in printed and printed.rstrip().splitlines()[-1].startswith("time")
+
+
+def test_the_summary_names_the_worst_and_judges():
+    rows = [{"name": name, "memory_ratio": m, "time_ratio": t} for name, m, t in (("a", 1.01, 0.9), ("b", 0.99, 1.2), ("c", 1.0, 1.05))]
+    found = accounting.summary(rows)
+    assert found["time_worst_case"] == "b" and found["time_worst"] == pytest.approx(0.2) and found["time_median"] == pytest.approx(0.1)
+    assert found["memory_within"] and found["time_within"]
+    rows[0]["memory_ratio"], rows[1]["time_ratio"] = 1.04, 1.4
+    found = accounting.summary(rows)
+    assert not found["memory_within"] and not found["time_within"] and found["memory_worst_case"] == "a"
+
+
+def test_a_case_that_is_not_there_is_refused(capsys):
+    with pytest.raises(SystemExit) as ended:
+        accounting.main(["--only", "abacus"])
+    assert ended.value.code == 2 and "abacus" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""Charts of what models cost: files that stand alone, and the numbers that they are drawn from."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from groundup import cli
+from groundup.account import GPU, cost, training_memory
+from groundup.account.known import known_model
+from groundup.account.rules import shape_of_width
+from groundup.account.shares import NAMES, shares_by_size, shares_of, step_timeline
+from groundup.errors import UsageError
+from groundup.report.figure import save
+
+MODEL = known_model("smollm2-135m")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_shares_sum_to_one_and_the_mlps_grows_with_the_model():
+    sizes = shares_by_size(vocab_size=32_000, seq_len=1024, widths=(256, 1024, 4096))
+    assert all(sum(size.shares.values()) == pytest.approx(1) and tuple(size.shares) == NAMES for size in sizes)
+    assert sizes[0].shares["MLP"] < sizes[1].shares["MLP"] < sizes[2].shares["MLP"]
+    assert sizes[0].shares["head"] > sizes[1].shares["head"] > sizes[2].shares["head"]
+
+
+def test_a_layer_counted_once_is_the_whole_model_counted():
+    (size,) = shares_by_size(vocab_size=32_000, seq_len=1024, widths=(384,))
+    counted = cost(shape_of_width(384, vocab_size=32_000, context_length=1024), seq_len=1024)
+    assert size.parameters == counted.parameters and size.shares == pytest.approx(shares_of(counted))
+
+
+def test_shares_are_the_cost_trees():
+    counted = cost(MODEL, seq_len=512)
+    rows = {row.name: row.share for row in counted.rows()}
+    found = shares_of(counted)
+    assert found["head"] == pytest.approx(rows["head"]) and found["other"] == 0
+    assert found["MLP"] == pytest.approx(sum(rows[f"layers.mlp.{name}"] for name in ("gate", "up", "down")))
+    assert found["attention's pairs"] == pytest.approx(2 * rows["layers.mixer.scores"])
+
+
+def test_a_step_climbs_to_the_loss_and_is_the_memorys_timeline_from_there():
+    stages = step_timeline(MODEL, batch_size=2, seq_len=256)
+    timeline = training_memory(MODEL, batch_size=2, seq_len=256, run=GPU, matrices="adamw").timeline
+    forward = [stage for stage in stages if stage.phase == "forward"]
+    assert len(forward) == 31 and [stage.categories for stage in stages[31:]] == [moment.categories for moment in timeline]
+    kept = [stage.categories["activations"] for stage in forward]
+    assert kept == sorted(kept) and kept[-1] == timeline[0].categories["activations"] and kept[0] < 0.1 * kept[-1]
+    assert [phase for phase in dict.fromkeys(stage.phase for stage in stages)] == ["forward", "loss", "backward", "optimizer"]
+
+
+@pytest.mark.parametrize("arguments", ["cost smollm2-135m --seq-len 256", "plan --budget 1h"])
+def test_pictures_stand_alone(capsys, tmp_path, arguments):
+    for name in ("picture.png", "picture.svg"):
+        cli.main([*arguments.split(), "--plot", str(tmp_path / name)])
+        assert f"wrote {tmp_path / name}" in capsys.readouterr().out.replace("\n", "")
+    assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
+    drawn = ET.parse(tmp_path / "picture.svg").getroot()
+    assert drawn.tag.endswith("svg") and "parameters (billions)" in "".join(drawn.itertext())
+
+
+def test_a_picture_of_another_kind_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"\.png or \.svg"):
+        save(tmp_path / "picture.gif", lambda figure: None)
+    with pytest.raises(SystemExit):
+        cli.main(["cost", "smollm2-135m", "--conventions", "--plot", str(tmp_path / "p.png")])
