@@ -13,7 +13,8 @@ def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
     """Runs ``call`` once; the most bytes, beyond those that lived before, that PyTorch's allocator had given out at any moment of it.
 
     On a GPU the allocator counts; on a CPU every allocation and release is recorded, those inside operations and in the backward pass
-    too, with their sizes as asked for. Arrays that are not PyTorch's are not seen, nor is what the C library keeps for itself.
+    too, with their sizes as asked for; but of this thread only, so let one thread train. Arrays that are not PyTorch's are not seen,
+    nor is what the C library keeps for itself.
     Raises GroundupError if nothing was recorded.
     """
     if device.type == "cuda":
