@@ -13,26 +13,19 @@ import argparse
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from accounting_numbers import ACCOUNTING
+from page import DOCS, load, table
 
-from groundup.account import cost, find_ceilings, find_device, format_bytes, format_count, format_flops, format_usd, parse_budget
-from groundup.account.answers import worth
-from groundup.account.cluster import Cluster, best_steps, network_of
-from groundup.account.conventions import conventions
-from groundup.account.inference import Requests, Serving, cache_bytes
-from groundup.account.known import known_model
-from groundup.account.law import EPOCH, LAWS, SMALL_SCALE
-from groundup.account.layouts import Counted, Graph, layer_activation_bytes, state_bytes
+from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
+from groundup.account.law import SMALL_SCALE
 from groundup.account.plan import COUNTS_BYTES_PER_S, TEXT_SHARE, Plan, make_plan
-from groundup.account.published import BYTES_PER_TOKEN, OPT_SHAPES, PUBLISHED_RUNS, opt_counted, opt_printed
 from groundup.account.rules import Machine, Overrides, bytes_per_token
 from groundup.account.shapes import architecture
-from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 from groundup.data import BatchStream, Document, TokenStore, evaluation_windows, splits, write_shards
 from groundup.data.near import JOINED_FROM
 from groundup.tokenizer import Tokenizer
@@ -40,7 +33,6 @@ from groundup.tokenizer.baselines import ByteTokenizer, character_tokenizer
 from groundup.tokenizer.merging import learn
 from groundup.tokenizer.patterns import splitter
 
-DOCS = Path(__file__).resolve().parent
 MARKED = re.compile(r"(<!-- number: ([^ ]+) -->)(.*?)(<!-- /number -->)", re.DOTALL)
 EXAMPLE = Machine("example", "cpu", 8e-12, 1e-7, 130e9, 2.5e6, 16 << 30, seconds_per_step=0.015)
 EXAMPLE_BYTES = 11_000_000
@@ -59,12 +51,6 @@ def rewrite(text: str, numbers: dict[str, Callable[[], str]], where: str) -> str
     if len(MARKED.findall(text)) != text.count("<!-- number:"):
         raise SystemExit(f"{where}: a number is opened and not closed by <!-- /number -->")
     return MARKED.sub(current, text)
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table on lines of its own."""
-    lines = [header, ["-"] * len(header), *rows]
-    return "\n" + "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
 
 
 # ---- the path of the data ----
@@ -258,10 +244,8 @@ def pretokens() -> str:
 
 def tokenizer_speeds() -> str:
     """Encoding and decoding beside native tokenizers, from the result file."""
-    from benchmarks.resources import RESULTS, load_result
-
     rows = []
-    for text, result in load_result(RESULTS / "tokenizer.json").get("texts", {}).items():
+    for text, result in load("tokenizer").get("texts", {}).items():
         warm, first, decode = (result["summary"][what] for what in ("warm", "first", "decode"))
         for name, found in warm.items():
             ratios = [f"{by[name]['over_gigatoken']:.2f}" if name in by else "" for by in (first, warm, decode)]
@@ -283,172 +267,20 @@ def vocabulary_cost() -> str:
     return table(("vocabulary", "bytes a token", "tokens in 4,096 bytes", "FLOPs of a megabyte", "of it the head"), rows)
 
 
-# ---- what a run costs ----
-
-
-def share(x: float) -> str:
-    """A share in percent."""
-    return f"{x:.1%}"
-
-
-def convention_table() -> str:
-    """One run of an 8B model as everyone counts it."""
-    config, peak = known_model("llama-3.1-8b"), find_device("h100").peak("bf16")
-    speed = 0.4 * peak / cost(config, seq_len=8192).flops_per_token_training
-    found = conventions(config, seq_len=8192, tokens_per_s=speed, peak_flops=peak)
-    rows = [(c.name, f"`{c.formula}`", format_flops(c.flops_per_token), share(c.utilization), c.used_by) for c in found]
-    return table(("convention", "FLOPs of a token", "which is", "utilization", "used by"), rows)
-
-
-@cache
-def gpt2() -> ModelConfig:
-    """GPT-2's smallest, without biases; its positions are a table beside it."""
-    layer = Layer(Attention(12, 12, 64, rotary=None), Dense(3072, "gelu"), Norm("layer"))
-    return ModelConfig(50_257, 768, 1024, (layer,) * 12, final_norm=Norm("layer"), tied=True)
-
-
-def known_answers() -> str:
-    """Numbers that the field knows, as ours come out."""
-    small, h100, runs = cost(gpt2(), seq_len=1024), find_device("h100"), PUBLISHED_RUNS
-    a100 = find_device("a100").peak("bf16")
-    found = {c.name: c.utilization for c in conventions(gpt2(), seq_len=1024, tokens_per_s=102_400 / 0.755, peak_flops=a100)}
-    days = 6 * 70e9 * 15e12 / (0.5 * 1024 * h100.peak("bf16")) / 86_400
-    deepseek = runs["deepseek-v3"]
-    pcie, sxm = find_device("h100-pcie").peak("fp8"), h100.peak("fp8")
-    rows = [
-        ("GPT-2, no biases, parameters with 1,024 x 768 positions", f"{small.parameters + 1024 * 768:,}"),
-        ("its forward FLOPs of 1,024 tokens, every query meeting every key", f"{small.tree.executed_forward_flops:,}"),
-        ("the same, causal pairs only", f"{small.tree.forward_flops:,}"),
-        ("100 such sequences trained in 755 ms on an A100: PaLM's MFU", share(found["6N + 12LHET"])),
-        ("the same run, causal-exact", share(found["exact, causal pairs"])),
-        ("70B parameters, 15T tokens, 1,024 H100 at half of the peak", f"{days:.1f} days"),
-        ("8 x 80 GB at 16 bytes a parameter", f"{8 * 80e9 / sum(state_bytes(1).values()) / 1e9:g}B parameters"),
-        ("GPT-3, 6 N D", f"{runs['gpt-3'].flops:.3g} FLOPs"),
-        ("a feed-forward matrix of GPT-3 in fp32", f"{4 * 12_288 * 49_152 / (1 << 20):,.0f} MiB"),
-        ("DeepSeek-V3, 6 N D of its active parameters", f"{deepseek.flops:.3g} FLOPs"),
-        ("over its device hours at the fp8 peak of a PCIe card", share(deepseek.utilization(pcie))),
-        ("over the same hours at the fp8 peak of the SXM module that it ran on", share(deepseek.utilization(sxm))),
-    ]
-    return table(("question", "answer"), rows)
-
-
-def opt_table() -> str:
-    """The famous table as it is printed, and as it should be."""
-    rows = []
-    for shape in OPT_SHAPES:
-        printed, counted = opt_printed(shape), opt_counted(shape)
-        cells = [f"{printed.flops:.1e}", *(f"{x:.0%}" for x in (printed.projections, printed.mlp)), share(printed.attention)]
-        cells += [f"{counted.flops:.1e}", *(f"{x:.0%}" for x in (counted.projections, counted.mlp)), share(counted.attention)]
-        rows.append((shape.name, *cells))
-    names = ("FLOPs an update", "projections", "MLP", "attention")
-    return table(("", *(f"printed: {name}" for name in names), *(f"counted: {name}" for name in names)), rows)
-
-
-def law_table() -> str:
-    """The laws and what they take for one budget."""
-    rows = []
-    for key, law in LAWS.items():
-        constants = [f"{getattr(law, name):g}" for name in ("E", "A", "alpha", "B", "beta")]
-        n, d = law.optimal(1e24)
-        best = (format_count(n), format_count(d), f"{d / n:.0f}") if law.unit == "nats a token" else ("", "", "")
-        rows.append((f"`{key}`", law.name, law.unit, *constants, *best))
-    return table(("`--law`", "source", "unit", "E", "A", "alpha", "B", "beta", "N at 1e24 FLOPs", "D", "D/N"), rows)
-
-
-def law_certainty() -> str:
-    """What publications say of their own constants."""
-    return table(("law", "interval"), [(f"`{key}`", law.certainty) for key, law in LAWS.items()])
-
-
-def zero_table() -> str:
-    """The first figure of the ZeRO paper."""
-    rows = []
-    for zero in range(4):
-        found = state_bytes(7.5e9, zero=zero, data=64)
-        rows.append((zero, *(f"{n / 1e9:.2f}" for n in found.values()), f"{sum(found.values()) / 1e9:.1f} GB"))
-    return table(("ZeRO stage", *state_bytes(1), "together"), rows)
-
-
-def activation_table() -> str:
-    """A layer of GPT-3 under each policy, one sequence."""
-    d, h, t = 12_288, 96, 2048
-    layer = Layer(Attention(h, h, 128, rotary=None), Dense(4 * d, "gelu"), Norm("layer"))
-    paper = Graph(fused_attention=False, dropout=True)
-    rows = []
-    for name, options in (
-        ("one device, nothing recomputed", {}),
-        ("8 devices, tensor parallel only", {"tensor": 8, "sequence_parallel": False}),
-        ("8 devices, the sequence split too", {"tensor": 8}),
-        ("and attention recomputed", {"tensor": 8, "recompute": "selective"}),
-        ("and everything recomputed", {"tensor": 8, "recompute": "full"}),
-    ):
-        found = layer_activation_bytes(layer, d, seq_len=t, graph=paper, **options)
-        rows.append((name, f"{found / (t * d):.2f} T D", format_bytes(found)))
-    return table(("layer of GPT-3, one sequence", "bytes", "which is"), rows)
-
-
-def layout_table() -> str:
-    """Layouts of a 70B model on 64 devices."""
-    h100, counted = find_device("h100"), Counted(known_model("llama-3.1-70b"), 4096)
-    cluster = Cluster(h100, 64, network_of("h100", h100), ceilings=find_ceilings("h100")).for_model(counted)
-    steps = best_steps(counted, cluster, batch_size=1024)
-    rows = []
-    for step in [x for x in steps if x.fits][:5] + [x for x in steps if not x.fits][:3]:
-        speed = (share(step.mfu), f"{step.tokens_per_s:,.0f}") if step.fits else ("does not fit", "")
-        rows.append((step.layout, step.layout.micro_batch, step.layout.recompute, format_bytes(step.n_bytes), *speed))
-    return table(("layout", "micro-batch", "recomputed", "a device", "utilization", "tokens/s"), rows)
-
-
-def serving_table() -> str:
-    """Llama-2-13B at 1,024 tokens, with its own and with fewer kv heads."""
-    rows = []
-    for n_kv_heads in (40, 8):
-        config = known_model("llama-2-13b")
-        layers = tuple(replace(x, mixer=replace(x.mixer, n_kv_heads=n_kv_heads)) for x in config.layers)
-        config = replace(config, layers=layers)
-        for batch in (1, 64, 256):
-            s = Serving(config, Requests(1023, 1, batch), find_device("h100"))
-            fits = "" if s.memory_bytes < s.device.memory_bytes else " (does not fit)"
-            seconds = s.seconds_per_token(1024)
-            each = f"{cache_bytes(config, 1):,.0f}"
-            rows.append(
-                (n_kv_heads, each, batch, format_bytes(s.memory_bytes) + fits, f"{1e3 * seconds:.2f} ms", f"{batch / seconds:,.0f}")
-            )
-    return table(("kv heads", "cache of a token, bytes", "batch", "weights and cache", "a token, at least", "tokens/s, at most"), rows)
-
-
-def gain_table() -> str:
-    """What five percent is worth on runs whose bill is public."""
-    rows = []
-    for run in PUBLISHED_RUNS.values():
-        found = worth(0.05, seconds=86_400 * run.days, usd=run.usd, parameters=run.parameters, tokens=run.tokens, law=EPOCH)
-        bits = EPOCH.bits_per_byte(found.loss, BYTES_PER_TOKEN)
-        saved = (format_usd(run.usd), format_usd(found.usd), f"{run.days:.1f}", f"{found.seconds / 86_400:.1f}", f"{bits:.5f}")
-        rows.append((run.name, *saved, run.source))
-    return table(("run", "rent", "5 % saves", "days", "5 % saves", "or bits per byte", "source"), rows)
-
-
 NUMBERS: dict[str, Callable[[], str]] = {
-    "activations": activation_table,
+    **ACCOUNTING,
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,
-    "conventions": convention_table,
     "counts-rate": lambda: f"{COUNTS_BYTES_PER_S / 1e6:g} MB",
     "example-text": lambda: f"{EXAMPLE_BYTES / 1e6:g} MB",
-    "gains": gain_table,
     "greeting": greeting,
     "held-out": lambda: f"{splits.HELD_OUT:.1%}",
     "joined-from": lambda: f"{JOINED_FROM:g}",
-    "known-answers": known_answers,
     "law": law,
-    "law-certainty": law_certainty,
-    "laws": law_table,
-    "layouts": layout_table,
     "machine": machine,
     "measured": measured,
     "min-bytes": lambda: f"{splits.MIN_BYTES:,}",
-    "opt": opt_table,
     "plans": plans,
     "pretokens": pretokens,
     "printed-plan": printed_plan,
@@ -457,13 +289,11 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "repeats": repeats,
     "rehearsal": rehearsal,
     "resamples": resamples,
-    "serving": serving_table,
     "text-share": lambda: f"{TEXT_SHARE:.0%}",
     "tokenizer-speeds": tokenizer_speeds,
     "tokenizers": tokenizers,
     "vocabulary_cost": vocabulary_cost,
     "windows": windows,
-    "zero": zero_table,
 }
 
 
