@@ -28,6 +28,7 @@ from groundup.account import (
     step_time,
     training_memory,
 )
+from groundup.account.execution import Execution
 from groundup.account.inference import Requests, Serving, cache_bytes, decode_flops, prefill_flops
 from groundup.account.known import open_config
 from groundup.config import ModelConfig
@@ -110,10 +111,11 @@ class CostOf:
         if self.memory:
             self._show_memory(config, seq_len)
         if self.plot is not None:
-            self._plot(self.plot, config, counted)
+            self._plot(self.plot, config, counted, step)
         serving = self._serving(config, device)
         show_pairs(
-            [(line.label, line.show(line.value)) for line in serving], title=f"\nServing on one {device.name}, bf16, the roofline's seconds"
+            [(line.label, line.show(line.value)) for line in serving],
+            title=f"\nServing on one {device.name}, {device.half_precision}, the roofline's seconds",
         )
         if self.json:
             figures = {"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}
@@ -170,28 +172,32 @@ class CostOf:
             Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)),
         ]
 
-    def _step_memory(self, config: ModelConfig, seq_len: int) -> Memory:
-        run = GPU if find_ceilings(self.device).overlapped else CPU
-        return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=run, matrices=self.matrices)
+    @property
+    def _execution(self) -> Execution:
+        return GPU if find_ceilings(self.device).overlapped else CPU
 
-    def _plot(self, path: Path, config: ModelConfig, counted: Cost) -> None:
+    def _step_memory(self, config: ModelConfig, seq_len: int) -> Memory:
+        return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=self._execution, matrices=self.matrices)
+
+    def _plot(self, path: Path, config: ModelConfig, counted: Cost, timed: StepTime) -> None:
         from groundup.account.shares import shares_by_size, step_timeline
         from groundup.report.accounts import save_accounts
 
         sizes = shares_by_size(vocab_size=config.vocab_size, seq_len=counted.seq_len)
-        run = GPU if find_ceilings(self.device).overlapped else CPU
-        stages = step_timeline(config, batch_size=self.batch_size, seq_len=counted.seq_len, run=run, matrices=self.matrices)
+        sizes_of = {"batch_size": self.batch_size, "seq_len": counted.seq_len}
+        stages = step_timeline(config, **sizes_of, run=self._execution, matrices=self.matrices)
         step = f"{Path(self.model).name}, {self.batch_size} x {counted.seq_len:,} tokens"
-        save_accounts(path, Path(self.model).name, counted.parameters, sizes, stages, step=step)
+        save_accounts(path, Path(self.model).name, counted.parameters, sizes, stages, timed, step=step)
         print(f"\nwrote {path}")
 
     def _show_memory(self, config: ModelConfig, seq_len: int) -> None:
         from groundup.terminal import show_bars
 
         found = self._step_memory(config, seq_len)
+        precision = "fp32" if self._execution.precision == "fp32" else f"{self._execution.precision} with fp32 masters"
         show_bars(
             {row.category: (row.n_bytes, format_bytes(row.n_bytes)) for row in found.rows()},
-            title=f"\nMemory of a step of {self.batch_size} x {seq_len:,} tokens, bf16 with fp32 masters, at its peak ({found.peak.name})",
+            title=f"\nMemory of a step of {self.batch_size} x {seq_len:,} tokens, {precision}, at its peak ({found.peak.name})",
         )
 
     def _serving(self, config: ModelConfig, device: Device) -> list[Line]:

@@ -159,9 +159,9 @@ class Timed:
     parts: Parts
     """Sums over its operations of what each thing alone would take."""
     flops: float
-    """Executed FLOPs."""
+    """Executed FLOPs, of all workers."""
     n_bytes: float
-    """Bytes moved."""
+    """Bytes moved, by all workers."""
 
     @property
     def bound(self) -> Bound:
@@ -273,8 +273,10 @@ def step_time(
     c, found, workers = run.number_bytes, [], ceilings.workers_for(batch_size, seq_len)
     for _, part in counted.tree.walk():
         if not part.parts:
-            works = [work.of_batch(-(-batch_size // workers)) for work in _works(part, run)]
-            found.append(_timed(part.name, works, ceilings, c, micro_batches))
+            works = _works(part, run)
+            timed = _timed(part.name, [work.of_batch(-(-batch_size // workers)) for work in works], ceilings, c, micro_batches)
+            flops = micro_batches * sum(work.of_batch(batch_size).flops for work in works)
+            found.append(replace(timed, flops=flops, n_bytes=workers * timed.n_bytes))
     summed = Pass(masters=3 * counted.parameters, calls=len(counted.weights))  # of later micro-batches, and of the other workers
     found.append(_timed("gradient sum", [summed] * (micro_batches - 1 + workers - 1), ceilings, c))
     tokens = batch_size * micro_batches * seq_len

@@ -1,8 +1,9 @@
-"""Charts of what a model costs: FLOP shares by model size, the memory of a step as it goes on, and how a budget was divided."""
+"""Charts of what a model costs: FLOP shares by model size, a step's memory and its parts under the roofline, how a budget was divided."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,24 @@ from typing import TYPE_CHECKING, Any
 from groundup.account.answers import BestModel
 from groundup.account.budget import format_flops
 from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN, LAWS
+from groundup.account.roofline import StepTime, Timed
 from groundup.account.shares import NAMES, SizeShares, Stage
-from groundup.report.figure import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PURPLE, SKY, VERMILLION, YELLOW, label_ends, log_ticks, save
+from groundup.report.figure import (
+    BLUE,
+    CYCLE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    YELLOW,
+    label_ends,
+    log_ticks,
+    save,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,15 +47,18 @@ SPARE_COLOURS = (PURPLE, YELLOW, INK)
 BILLION = 1e9
 
 
-def save_accounts(path: Path, name: str, parameters: int, sizes: Sequence[SizeShares], stages: Sequence[Stage], *, step: str) -> Path:
-    """Writes both charts side by side; UsageError for a file that is neither .png nor .svg."""
+def save_accounts(
+    path: Path, name: str, parameters: int, sizes: Sequence[SizeShares], stages: Sequence[Stage], timed: StepTime, *, step: str
+) -> Path:
+    """Writes the three charts side by side; UsageError for a file that is neither .png nor .svg."""
 
     def paint(figure: Figure) -> None:
-        left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
         paint_shares(left, sizes, name, parameters)
-        paint_stages(right, stages, step)
+        paint_stages(middle, stages, step)
+        paint_roofline(right, timed)
 
-    return save(path, paint, (11.0, 4.4))
+    return save(path, paint, (16.0, 4.4))
 
 
 def save_choice(path: Path, best: BestModel) -> Path:
@@ -111,6 +131,42 @@ def paint_stages(axes: Axes, stages: Sequence[Stage], step: str) -> None:
     axes.set_xticks([(start + stop - 1) / 2 for start, stop, _ in wide], [phase for *_, phase in wide])
     for start in starts[1:]:
         axes.axvline(start - 0.5, ymax=0.88, color=MUTED, linewidth=0.7)
+
+
+def paint_roofline(axes: Axes, step: StepTime) -> None:
+    """The parts of a step that have products: FLOP/s against FLOPs a byte, below what products and memory attain; dots by their time."""
+    ceilings = step.ceilings
+    unit, name = (1e12, "TFLOP/s") if ceilings.peak_flops >= 1e13 else (1e9, "GFLOP/s")
+    roof, slope = ceilings.together.best_product_rate / unit, ceilings.together.bandwidths[-1][1] / unit
+    peak = ceilings.peak_flops / unit
+    rows = [row for row in step.rows() if row.flops and row.n_bytes]
+    intensities, rates = [row.flops / row.n_bytes for row in rows], [row.flops / row.seconds / unit for row in rows]
+    low, high = 0.4 * min(*intensities, roof / slope), 4 * max(*intensities, roof / slope)
+    axes.plot([low, roof / slope, high], [low * slope, roof, roof], color=INK, linewidth=1.2)
+    if peak > 1.01 * roof:
+        axes.plot([roof / slope, high], [peak, peak], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+    floor = 0.5 * min(*rates, low * slope)
+    axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(floor, 2 * max(roof, *rates, peak)))
+    axes.set(xlabel="FLOPs a byte", ylabel=name)
+    axes.set_title(f"Under the roofline of {ceilings.name}")
+    log_ticks(axes.xaxis, low, high)
+    log_ticks(axes.yaxis, *axes.get_ylim())
+    labels = []
+    for ((x, y), near), colour in zip(_places(rows, intensities, rates).items(), itertools.cycle(CYCLE)):
+        share = sum(row.seconds for row in near) / step.seconds
+        axes.plot(x, y, "o", color=colour, markersize=5 + 16 * share**0.5, markeredgecolor=PAPER)
+        words = ", ".join(row.name.rpartition(".")[2].replace("_", " ") for row in near)
+        labels.append((y, f"{words}: {share:.0%}", colour))
+    label_ends(axes, labels)
+
+
+def _places(rows: Sequence[Timed], x: Sequence[float], y: Sequence[float]) -> dict[tuple[float, float], list[Timed]]:
+    """Rows by where they are drawn, those within a tenth of each other at one place."""
+    places: dict[tuple[float, float], list[Timed]] = {}
+    for row, *at in zip(rows, x, y, strict=True):
+        near = next((place for place in places if all(abs(math.log(a / b)) < 0.1 for a, b in zip(at, place, strict=True))), tuple(at))
+        places.setdefault(near, []).append(row)
+    return places
 
 
 def _stack(axes: Axes, x: Sequence[float], columns: dict[str, list[float]], colours: dict[str, Any]) -> None:

@@ -82,6 +82,17 @@ def test_micro_batches_repeat_all_but_the_update():
     assert four.tokens == 4 * 128
 
 
+def test_what_a_part_executes_is_that_of_all_workers():
+    alone, shared = (
+        step_time(SMOLLM2_135M, ceilings(workers=n, tokens_a_worker=64), batch_size=3, seq_len=64, run=CPU, matrices="adamw")
+        for n in (1, 2)
+    )
+    query = {n: next(row for row in step.rows() if row.name == "layers.mixer.query") for n, step in ((1, alone), (2, shared))}
+    assert query[1].flops == query[2].flops == 3 * 3 * 2 * 64 * 576 * 576 * 30
+    assert query[1].n_bytes < query[2].n_bytes  # each reads the weights
+    assert query[1].seconds > query[2].seconds
+
+
 def test_workers_share_the_rows_of_a_batch_and_sum_their_gradients():
     alone, shared = ceilings(), ceilings(workers=4, tokens_a_worker=256)
     plain, quick = (step_time(SMOLLM2_135M, c, batch_size=8, seq_len=128, run=CPU, matrices="sgd") for c in (alone, shared))

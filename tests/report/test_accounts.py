@@ -55,7 +55,9 @@ def test_pictures_stand_alone(capsys, tmp_path, arguments):
         assert f"wrote {tmp_path / name}" in capsys.readouterr().out.replace("\n", "")
     assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
     drawn = ET.parse(tmp_path / "picture.svg").getroot()
-    assert drawn.tag.endswith("svg") and "parameters (billions)" in "".join(drawn.itertext())
+    words = "".join(drawn.itertext())
+    assert drawn.tag.endswith("svg") and "parameters (billions)" in words
+    assert ("FLOPs a byte" in words and "weighted values" in words) == arguments.startswith("cost")
 
 
 def test_a_picture_of_another_kind_is_refused(tmp_path):
