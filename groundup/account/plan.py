@@ -28,6 +28,7 @@ from groundup.account.rules import (
     most_steps,
     optimizer_fields,
     schedule_fields,
+    score_shapes,
 )
 from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
@@ -141,9 +142,9 @@ def make_plan(
     max_epochs = say("max_epochs", MAX_EPOCHS, "more and the network learns the text by heart, and other texts worse", "docs/lab.md")
     unique = funds.text_bytes / bytes_per_token(vocab)
     tokens_per_step = min(choose_tokens_per_step(flops), max(seq_len, int(max_epochs * unique / LEAST_STEPS)))
-    model = best_shape(
-        say, machine, vocab, seq_len, tokens_per_step, funds.train_seconds * world_size, unique, funds.prior, law, max_epochs
-    )
+    seconds = funds.train_seconds * world_size
+    scored = score_shapes(say.overrides, machine, vocab, seq_len, tokens_per_step, seconds, unique, funds.prior, law, max_epochs)
+    model = best_shape(say, scored, seq_len, max_epochs * unique, law)
     batch, micro = _batch(machine, model, seq_len, tokens_per_step, world_size, say)
     step_seconds = machine.seconds_of_step(model, seq_len, batch * seq_len / world_size)
     most = most_steps(max_epochs, unique, batch * seq_len)

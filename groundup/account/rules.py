@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -330,26 +330,14 @@ def score_shapes(
     return scored
 
 
-def best_shape(
-    say: Sayer,
-    machine: Machine,
-    vocab: int,
-    seq_len: int,
-    tokens_per_step: int,
-    seconds: float,
-    unique: float,
-    prior: bool,
-    law: LossLaw,
-    max_epochs: float,
-) -> ModelConfig:
+def best_shape(say: Sayer, scored: Sequence[Scored], seq_len: int, most_tokens: float, law: LossLaw) -> ModelConfig:
     """The candidate with the lowest predicted loss within the seconds.
 
-    Where the text is used up, time buys a larger model, as long as that makes a difference.
+    Where the text is used up, after ``most_tokens``, time buys a larger model, as long as that makes a difference.
     """
-    scored = score_shapes(say.overrides, machine, vocab, seq_len, tokens_per_step, seconds, unique, prior, law, max_epochs)
     lowest, n, tokens, config = min(scored, key=lambda score: score.loss)
     why = "lowest predicted loss of all shapes"
-    if tokens == max_epochs * unique:
+    if tokens == most_tokens:
         equal = [score for score in scored if score.tokens == tokens and score.loss <= lowest + NO_DIFFERENCE]
         _, n, tokens, config = min(equal, key=lambda score: score.parameters)
         why = f"the smallest of those that read all of the text within {NO_DIFFERENCE} of the lowest predicted loss"
