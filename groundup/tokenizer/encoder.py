@@ -66,13 +66,15 @@ class Encoder:
         self, tokens: Sequence[bytes], pairs: np.ndarray, byte_ids: np.ndarray, split: str | Callable[[bytes], np.ndarray], whole: bool
     ) -> None:
         self.byte_ids = byte_ids
-        self.pairs = new_pair_table(pairs[:, 0], pairs[:, 1], pairs[:, 2])
-        self.byte_pairs = self._pairs_of_bytes(pairs)
         self.kind = KINDS[split] if isinstance(split, str) else engine.GIVEN_KIND
         self.classes = address_of_classes(split) if isinstance(split, str) else 0
         self._split = None if isinstance(split, str) else split
         self.blob = np.frombuffer(b"".join(tokens) + bytes(64), np.uint8)
         self.offsets = np.concatenate(([0], np.cumsum([len(token) for token in tokens]))).astype(np.int64)
+        self._set_pairs(pairs)
+        meets = self._meets(pairs)
+        if not meets.all():
+            self._set_pairs(pairs[meets])
         self.crossings = crossing_table(self.blob, self.offsets)
         self.whole: np.ndarray | None = None
         self._threads = threading.local()
@@ -94,6 +96,30 @@ class Encoder:
             left, right, new = pairs[rank].tolist()
             table[byte_of[left] << 8 | byte_of[right]] = rank << 32 | new
         return table
+
+    def _set_pairs(self, pairs: np.ndarray) -> None:
+        self.pairs = new_pair_table(pairs[:, 0], pairs[:, 1], pairs[:, 2])
+        self.byte_pairs = self._pairs_of_bytes(pairs)
+
+    def _meets(self, pairs: np.ndarray) -> np.ndarray:
+        """Which pairs ever stand side by side, bool, shape [n]: one in two or fewer where a vocabulary says nothing of merges.
+
+        What merges within some bytes, as long as nothing merges across their ends, is what merges within them when they are alone, in
+        the same order. So the last two ids of a token alone are the only two that can meet where they make that token.
+        """
+        n_tokens = self.offsets.size - 1
+        work, last = np.empty(BYTES_EACH * SHORT + 64 * SHORT, np.uint8), np.empty((n_tokens, 2), np.int32)
+        engine.last_pairs(
+            *(array.ctypes.data for array in (self.blob, self.offsets)),
+            n_tokens,
+            *(array.ctypes.data for array in (self.byte_ids, self.byte_pairs, self.pairs)),
+            self.pairs.size // 2 - 1,
+            work.ctypes.data,
+            last.ctypes.data,
+        )
+        is_asked = np.append(np.diff(self.offsets) <= SHORT, False)
+        new = np.minimum(pairs[:, 2], n_tokens)  # ids beyond are beginnings of characters
+        return ~is_asked[new] | (np.append(last, [[0, 0]], 0)[new] == pairs[:, :2]).all(1)
 
     def encode(self, data: bytes | mmap.mmap, start: int, stop: int) -> np.ndarray:
         """The ids of a part of a text, uint32, shape [n]."""
@@ -121,7 +147,7 @@ class _Thread:
     def __init__(self, shared: Encoder) -> None:
         self._shared = shared  # whose tables must stay where they are
         self.narrow, self.wide = _large_pages(2 * NARROW_BYTES * NARROW_SETS), _large_pages(2 * WIDE_BYTES * WIDE_SETS)
-        self._scratch, self._keys = new_scratch(), np.empty(engine.KEYS_BYTES, np.uint8)
+        self._scratch, self._keys, self._masks = new_scratch(), np.empty(engine.KEYS_BYTES, np.uint8), engine.key_masks()
         self.buffer = np.empty(_BUFFER_IDS + SLACK, np.uint32)
         self.buffer_address = self.buffer.ctypes.data
         self._ends = np.empty(_GIVEN, np.int32)
@@ -147,6 +173,7 @@ class _Thread:
             engine.CROSSINGS_SHIFT: 64 - (8 * shared.crossings.size - 1).bit_length(),
             engine.GIVEN: self._ends.ctypes.data,
             engine.KEYS: self._keys.ctypes.data,
+            engine.MASKS: self._masks.ctypes.data,
         }
         for field, value in fields.items():
             self._state[field] = value
@@ -209,10 +236,11 @@ def _address_of(data: bytes | mmap.mmap) -> int:
 
 def _large_pages(n: int) -> np.ndarray:
     """Zeros, uint8, shape [n], in large pages of memory where the system has them: tables are read all over the place."""
-    memory = mmap.mmap(-1, n + _LARGE_PAGE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a system built without
-            memory.madvise(mmap.MADV_HUGEPAGE)
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return np.zeros(n, np.uint8)
+    memory = mmap.mmap(-1, n + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # what could be shared gets small pages
+    with contextlib.suppress(OSError):  # a system built without
+        memory.madvise(mmap.MADV_HUGEPAGE)
     array = np.frombuffer(memory, np.uint8)
     shift = -array.ctypes.data % _LARGE_PAGE
     return array[shift : shift + n]

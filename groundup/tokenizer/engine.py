@@ -14,14 +14,28 @@ from __future__ import annotations
 import numpy as np
 
 from groundup.tokenizer.crossings import find_segments
-from groundup.tokenizer.machine import compiled, copy16, load8, load32, load64, load_int, loop, prefetch, store32, store64
+from groundup.tokenizer.machine import (
+    compiled,
+    copy16,
+    copy_but16,
+    equal16,
+    keep_and_add16,
+    load8,
+    load32,
+    load64,
+    load_int,
+    loop,
+    prefetch,
+    store32,
+    store64,
+)
 from groundup.tokenizer.merge_loops import SHORT, merge_long, merge_short
 from groundup.tokenizer.scan import CHUNK, ENDS, MARGIN, copy_tail, split_chunk
 
 (
     SCRATCH, CLASSES, KIND, NARROW, NARROW_SHIFT, WIDE, WIDE_SHIFT, PAIRS, PAIR_MASK, BYTE_IDS, BYTE_PAIRS, WORK, WORK_LIMIT,
-    WHOLE, WHOLE_MASK, BLOB, OFFSETS, CROSSINGS, CROSSINGS_SHIFT, SEGMENTS, GIVEN, KEYS, REACHED, NEEDED, N_FIELDS,
-) = range(25)  # fmt: skip
+    WHOLE, WHOLE_MASK, BLOB, OFFSETS, CROSSINGS, CROSSINGS_SHIFT, SEGMENTS, GIVEN, KEYS, MASKS, REACHED, NEEDED, N_FIELDS,
+) = range(26)  # fmt: skip
 """What stands where in a state, an int64 array: addresses of tables, their sizes, and what the encoder has to say beside its ids."""
 
 NARROW_BYTES, WIDE_BYTES = 32, 256
@@ -40,8 +54,9 @@ BATCH = 256
 """Pre-tokens that are hashed together."""
 
 KEYS_BYTES = 24 * BATCH
+"""A key of 16 bytes for each, then the addresses of their sets."""
+
 _ZERO, _ALL = np.uint64(0), np.uint64(2**64 - 1)
-_LONG = np.uint64(255 << 56)
 _A, _B, _C = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F), np.uint64(0xD6E8FEB86659FD93)
 _IDS = np.uint64(0xFFFFFFFF00FFFFFF)  # two ids, without how many there are in all
 
@@ -69,6 +84,24 @@ def hash_of(data: bytes) -> int:
     return mixed * int(_B) % modulus
 
 
+def key_masks() -> np.ndarray:
+    """What makes a key of 16 bytes read: for each length up to NARROW_KEY 16 bytes to keep and 16 to add, uint8, shape [17, 32].
+
+    The last row is for what is longer, and makes a key that no entry has.
+    """
+    rows = np.zeros((NARROW_KEY + 2, 32), np.uint8)
+    for n in range(NARROW_KEY + 1):
+        rows[n, :n], rows[n, 31] = 255, n
+    rows[-1, 31] = 255
+    return rows
+
+
+@loop
+def _mix(low, high):
+    """The hash of a key, the best of it in the upper bits."""
+    return low * _A + high * _B
+
+
 @loop
 def _narrow_key(at, n, length):
     """The two words that stand for n <= NARROW_KEY bytes, of a length that may have a MARK, and their hash."""
@@ -76,25 +109,22 @@ def _narrow_key(at, n, length):
     low = load64(at) & (_ALL >> np.uint64(64 - bits if bits < 64 else 0))
     high = load64(at + 8) & ((np.uint64(1) << np.uint64(bits - 64 if bits > 64 else 0)) - np.uint64(1))
     high |= np.uint64(length) << np.uint64(56)
-    mixed = low * _A + high * _B
-    return low, high, (mixed ^ (mixed >> np.uint64(32))) * _C
+    return low, high, _mix(low, high)
 
 
 @loop
-def _write_keys(source, begin, k, ends, keys, narrow, shift):
-    """For each pre-token its key, two words, and where its set is; for one too long for a narrow entry a key that no entry has."""
+def _write_keys(source, begin, k, ends, keys, masks, narrow, shift):
+    """For each pre-token what ``_narrow_key`` makes of it, and where its set is; for one too long a key that no entry has."""
     for i in range(k):
         end = load32(ends + 4 * i)
-        at, n = source + begin, end - begin
+        n = end - begin
+        row = masks + ((n if n <= NARROW_KEY else NARROW_KEY + 1) << 5)
+        keep_and_add16(keys + 16 * i, source + begin, row, row + 16)
         begin = end
-        low, high, where = _ZERO, _LONG, narrow
-        if n <= NARROW_KEY:
-            low, high, mixed = _narrow_key(at, n, n)
-            where = narrow + (np.int64(mixed >> np.uint64(shift)) << 6)
-            prefetch(where)
-        store64(keys + 24 * i, low)
-        store64(keys + 24 * i + 8, high)
-        store64(keys + 24 * i + 16, np.uint64(where))
+        mixed = _mix(load64(keys + 16 * i), load64(keys + 16 * i + 8))
+        where = narrow + (np.int64(mixed >> np.uint64(shift)) << 6)
+        prefetch(where)
+        store64(keys + 16 * BATCH + 8 * i, np.uint64(where))
 
 
 @loop
@@ -159,7 +189,7 @@ def _merge(at, n, state, out):
     byte_ids, byte_pairs = load_int(state + 8 * BYTE_IDS), load_int(state + 8 * BYTE_PAIRS)
     pairs, mask = load_int(state + 8 * PAIRS), load_int(state + 8 * PAIR_MASK)
     if n <= SHORT:
-        m = merge_short(at, n, byte_ids, byte_pairs, pairs, mask, work)
+        m = merge_short(at, n, byte_ids, byte_pairs, pairs, mask, work, 1)
     else:
         m = merge_long(at, n, byte_ids, byte_pairs, pairs, mask, work)
     for i in range(m):
@@ -263,27 +293,28 @@ def _encode_other(at, n, low, high, entries, state, out):
 @loop
 def _encode_pretokens(source, k, ends, state, out):
     """Writes the ids of k pre-tokens; returns where the next id goes, and sets NEEDED and REACHED where WORK_LIMIT is too small."""
-    keys, narrow, narrow_shift = load_int(state + 8 * KEYS), load_int(state + 8 * NARROW), load_int(state + 8 * NARROW_SHIFT)
+    keys, masks = load_int(state + 8 * KEYS), load_int(state + 8 * MASKS)
+    narrow, narrow_shift = load_int(state + 8 * NARROW), load_int(state + 8 * NARROW_SHIFT)
     begin = 0
     for first in range(0, k, BATCH):
         n = k - first if k - first < BATCH else BATCH
-        _write_keys(source, begin, n, ends + 4 * first, keys, narrow, narrow_shift)
+        _write_keys(source, begin, n, ends + 4 * first, keys, masks, narrow, narrow_shift)
         for i in range(n):
-            end = load32(ends + 4 * (first + i))
-            low, high, entry = load64(keys + 24 * i), load64(keys + 24 * i + 8), load_int(keys + 24 * i + 16)
-            if ((load64(entry) ^ low) | (load64(entry + 8) ^ high)) == _ZERO:
-                ids = load64(entry + 16)
-                store64(out, ids & _IDS)
-                store64(out + 8, load64(entry + 24))
-                out += 4 * (np.int64(ids >> np.uint64(24)) & 255)
-            else:
-                m = _encode_other(source + begin, end - begin, low, high, entry, state, out)
-                if m < 0:
-                    store64(state + 8 * NEEDED, np.uint64(end - begin))
-                    store64(state + 8 * REACHED, np.uint64(begin))
-                    return out
-                out += 4 * m
-            begin = end
+            key, entry = keys + 16 * i, load_int(keys + 16 * BATCH + 8 * i)
+            if equal16(key, entry):
+                copy_but16(out, entry + 16, 3)
+                out += 4 * load8(entry + 19)
+                continue
+            if first + i > 0:
+                begin = load32(ends + 4 * (first + i - 1))
+            length = load32(ends + 4 * (first + i)) - begin
+            m = _encode_other(source + begin, length, load64(key), load64(key + 8), entry, state, out)
+            if m < 0:
+                store64(state + 8 * NEEDED, np.uint64(length))
+                store64(state + 8 * REACHED, np.uint64(begin))
+                return out
+            out += 4 * m
+        begin = load32(ends + 4 * (first + n - 1))
     store64(state + 8 * REACHED, np.uint64(begin))
     return out
 
@@ -314,6 +345,17 @@ def encode(source, n, state, out):
             store64(state + 8 * REACHED, np.uint64(source - begin))
             return -1 - ((out - first) >> 2)
     return (out - first) >> 2
+
+
+@compiled("void(int64, int64, int64, int64, int64, int64, int64, int64, int64)")
+def last_pairs(blob, offsets, n_tokens, byte_ids, byte_pairs, pairs, mask, work, out):
+    """Writes the two ids, int32, of which each token of 2 .. SHORT bytes is made last; zeros for one that merges do not make."""
+    for token in range(n_tokens):
+        begin = load_int(offsets + 8 * token)
+        n = load_int(offsets + 8 * token + 8) - begin
+        store64(out + 8 * token, _ZERO)
+        if 2 <= n <= SHORT and merge_short(blob + begin, n, byte_ids, byte_pairs, pairs, mask, work, 2) == 2:
+            store64(out + 8 * token, load64(work))
 
 
 @compiled("int64(int64, int64, int64, int64, int64)")

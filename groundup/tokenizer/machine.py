@@ -19,6 +19,7 @@ from typing import Any
 import numba
 from llvmlite import ir
 from numba import njit, types
+from numba.core.errors import RequireLiteralValue
 from numba.extending import intrinsic
 
 _I8, _I32, _I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
@@ -135,6 +136,58 @@ def _copy(n: int) -> Any:
 
 
 copy16, copy64 = _copy(16), _copy(64)
+
+
+_HALF = ir.VectorType(_I8, 16)
+
+
+def _load16(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    vector = builder.load(_pointer(builder, address, _HALF))
+    vector.align = 1
+    return vector
+
+
+def _store16(builder: ir.IRBuilder, address: ir.Value, vector: ir.Value) -> None:
+    builder.store(vector, _pointer(builder, address, _HALF)).align = 1
+
+
+@intrinsic
+def keep_and_add16(typing, target, source, kept, added):
+    """Writes (source & kept) | added, 16 bytes of each."""
+
+    def generate(context, builder, signature, arguments):
+        value, mask, more = (_load16(builder, address) for address in arguments[1:])
+        _store16(builder, arguments[0], builder.or_(builder.and_(value, mask), more))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
+def equal16(typing, a, b):
+    """Whether 16 bytes at two addresses are the same."""
+
+    def generate(context, builder, signature, arguments):
+        a, b = (_load16(builder, address) for address in arguments)
+        different = builder.bitcast(builder.icmp_unsigned("!=", a, b), ir.IntType(16))
+        return builder.icmp_unsigned("==", different, ir.IntType(16)(0))
+
+    return types.boolean(types.int64, types.int64), generate
+
+
+@intrinsic
+def copy_but16(typing, target, source, place):
+    """Copies 16 bytes, the one at a place that is written as a number as 0."""
+    if not isinstance(place, types.IntegerLiteral):
+        raise RequireLiteralValue(place)
+    kept = [0 if i == place.literal_value else 255 for i in range(16)]
+
+    def generate(context, builder, signature, arguments):
+        value = builder.and_(_load16(builder, arguments[1]), ir.Constant(_HALF, kept))
+        _store16(builder, arguments[0], value)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, place), generate
 
 
 @intrinsic

@@ -44,14 +44,14 @@ def look_up_pair(left, right, pairs, mask):
 
 
 @loop
-def merge_short(source, n, byte_ids, byte_pairs, pairs, mask, work):
-    """Merges n <= SHORT bytes; their ids are then at ``work``, int32; returns how many."""
+def merge_short(source, n, byte_ids, byte_pairs, pairs, mask, work, fewest):
+    """Merges n <= SHORT bytes until only ``fewest`` ids are left; these are then at ``work``, int32; returns how many."""
     made = work + 4 * SHORT + 64  # what each pair makes
     for i in range(n):
         store32(work + 4 * i, load32(byte_ids + 4 * load8(source + i)))
     for i in range(n - 1):
         store64(made + 8 * i, load64(byte_pairs + 8 * (load8(source + i) << 8 | load8(source + i + 1))))
-    while n > 1:
+    while n > fewest:
         best, at = NONE, 0
         for i in range(n - 1):
             value = load64(made + 8 * i)
