@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import threading
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ _LARGE_PAGE = 1 << 21
 _BUFFER_IDS = 1 << 20  # of which only what is used is ever memory
 _BYTES_HEADER = bytes.__basicsize__ - 1  # in CPython, which numba runs on, bytes begin behind what its objects begin with
 _GIVEN = 1 << 12  # pre-tokens in a call
+_new_bytes = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(("PyBytes_FromStringAndSize", ctypes.pythonapi))
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -222,9 +224,11 @@ class _Thread:
 def decode(ids: np.ndarray, blob: np.ndarray, offsets: np.ndarray) -> bytes:
     """The bytes of ids that are all in range: ``blob[offsets[id] : offsets[id + 1]]`` of each, joined."""
     ids = np.ascontiguousarray(ids, np.uint32).ravel()
-    where = ids.ctypes.data, ids.size, offsets.ctypes.data, blob.ctypes.data
-    out = np.empty(engine.decode(*where, 0) + engine.COPY, np.uint8)
-    return out[: engine.decode(*where, out.ctypes.data)].tobytes()
+    where = ids.ctypes.data, ids.size, offsets.ctypes.data
+    size = engine.decoded_size(*where)
+    text = _new_bytes(None, size)  # nobody else knows of it yet, so it may still be written to
+    engine.decode(*where, blob.ctypes.data, _address_of(text), size)
+    return text
 
 
 def _address_of(data: bytes | mmap.mmap) -> int:

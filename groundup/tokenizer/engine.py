@@ -26,6 +26,7 @@ from groundup.tokenizer.machine import (
     load_int,
     loop,
     prefetch,
+    store8,
     store32,
     store64,
 )
@@ -358,19 +359,28 @@ def last_pairs(blob, offsets, n_tokens, byte_ids, byte_pairs, pairs, mask, work,
             store64(out + 8 * token, load64(work))
 
 
-@compiled("int64(int64, int64, int64, int64, int64)")
-def decode(ids, n, offsets, blob, out):
-    """Writes the bytes of n ids, uint32, each from blob[offsets[id]] to blob[offsets[id + 1]], and up to COPY bytes more; returns how many.
-
-    With ``out`` 0 it only counts them. The ids are known to be in range.
-    """
+@compiled("int64(int64, int64, int64)")
+def decoded_size(ids, n, offsets):
+    """How many bytes n ids, uint32, stand for, each for blob[offsets[id] : offsets[id + 1]]; they are known to be in range."""
     total = 0
     for i in range(n):
-        token = load32(ids + 4 * i)
-        begin = load_int(offsets + 8 * token)
-        length = load_int(offsets + 8 * token + 8) - begin
-        if out != 0:
-            for j in range(0, length, COPY):
-                copy16(out + total + j, blob + begin + j)
-        total += length
+        at = offsets + 8 * load32(ids + 4 * i)
+        total += load_int(at + 8) - load_int(at)
     return total
+
+
+@compiled("void(int64, int64, int64, int64, int64, int64)")
+def decode(ids, n, offsets, blob, out, size):
+    """Writes the bytes of n ids, ``size`` in all, and nothing behind them."""
+    end = out + size
+    for i in range(n):
+        at = offsets + 8 * load32(ids + 4 * i)
+        begin = load_int(at)
+        length = load_int(at + 8) - begin
+        if out + length + COPY <= end:
+            for j in range(0, length, COPY):
+                copy16(out + j, blob + begin + j)
+        else:
+            for j in range(length):
+                store8(out + j, load8(blob + begin + j))
+        out += length

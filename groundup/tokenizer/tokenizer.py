@@ -476,7 +476,14 @@ class Tokenizer:
         if len(parts) == 1:
             return self._encode_one(parts[0])
         n_threads = resolve_threads(n_workers) if sum(part.stop - part.start for part in parts) >= 2 * _PIECE_BYTES else 1
-        return np.concatenate(list(map_threads(self._encode_one, parts, n_threads)))
+        encoded = list(map_threads(self._encode_one, parts, n_threads))
+        if n_threads == 1:
+            return np.concatenate(encoded)
+        ends = np.cumsum([ids.size for ids in encoded])
+        joined = np.empty(ends[-1], np.uint32)
+        places = (joined[end - ids.size : end] for ids, end in zip(encoded, ends, strict=True))
+        deque(map_threads(lambda both: np.copyto(*both), zip(places, encoded, strict=True), n_threads), maxlen=0)
+        return joined
 
 
 def _rebuilt(made_of: dict) -> Tokenizer:

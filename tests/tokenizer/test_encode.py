@@ -188,6 +188,15 @@ def test_text_in_scripts_without_spaces_is_encoded_as_by_the_reference(texts: li
             assert np.array_equal(tokenizer.encode_ordinary(data), reference.encode_ordinary(data))
 
 
+def test_of_the_ways_to_make_a_token_only_that_stays_which_merges_take() -> None:
+    trained = TOKENIZERS[1]
+    ranks = Tokenizer(None, (), trained.pattern, vocabulary=trained.token_bytes[: 256 + len(trained.merges)])
+    kept = ranks._encoder.pairs.reshape(-1, 2)
+    kept = kept[kept[:, 0] != np.uint64(2**64 - 1)][:, 0]
+    assert len(ranks.pairs) > len(trained.merges)
+    assert sorted(kept.tolist()) == sorted(left << 32 | right for left, right in trained.merges)
+
+
 def test_merges_with_ids_of_their_own() -> None:
     vocabulary = [b"", *(bytes([byte]) for byte in range(256)), b"abc", b"bc", b"ab"]
     ids = {token: i for i, token in enumerate(vocabulary)}
