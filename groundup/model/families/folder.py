@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +20,16 @@ from groundup.model.families import FAMILIES, family_named, to_family
 from groundup.tokenizer import END_OF_TEXT, Tokenizer
 
 
-def export_model(model: Decoder, config: ModelConfig, folder: Path, *, tokenizer: Path | None = None) -> None:
+def export_model(
+    model: Decoder, config: ModelConfig, folder: Path, *, tokenizer: Path | None = None, family: str | None = None
+) -> None:
     """Writes a folder that ``transformers`` opens: ``config.json``, ``generation_config.json``, ``model.safetensors`` (fp32).
 
-    With the path of a ``tokenizer.json`` it copies that, writes ``tokenizer_config.json`` beside it, and names <|endoftext|> as the
+    It is a folder of that family, or of the first that can say the configuration. With the path of a ``tokenizer.json`` it copies that, writes ``tokenizer_config.json`` beside it, and names <|endoftext|> as the
     token that begins and ends a text. The folder gets its name once it is complete. Raises UsageError for a model that no family
     describes, a tokenizer with more tokens than the model, or a folder that has something in it; GroundupError for a disk that fails.
     """
-    values = to_family(config)
+    values = FAMILIES[family].write(config) if family is not None else to_family(config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already: choose another folder")
     ids: dict[str, int] = {}
@@ -37,7 +38,7 @@ def export_model(model: Decoder, config: ModelConfig, folder: Path, *, tokenizer
         if known.vocab_size > config.vocab_size:
             raise UsageError(f"{tokenizer} has {known.vocab_size} tokens, the model {config.vocab_size}: give the tokenizer of its run")
         ids = {"bos_token_id": known.end_of_text, "eos_token_id": known.end_of_text}
-    ours = {name: p.detach().float().cpu() for name, p in model.named_parameters()}
+    ours = {name: p.detach().float().cpu() for name, p in model.state_dict().items()}
     tensors = {}
     for part in FAMILIES[values["model_type"]].tensors(config):
         saved = part.save(tuple(ours[name] for name in part.ours))
@@ -71,7 +72,7 @@ def import_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         except SafetensorError as error:
             raise GroundupError(f"{folder / name} is broken ({error}): get it again") from error
     with torch.device("meta"):
-        ours = dict(Decoder(config).named_parameters())
+        ours = Decoder(config).state_dict()
     tensors: dict[str, Tensor] = {}
     for part in family.tensors(config):
         theirs = []
@@ -82,7 +83,7 @@ def import_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
                 raise GroundupError(f"{folder}: the weights have {has} {name}, where config.json asks for {list(wanted.shape)}")
             theirs.append(tensor)
         tensors |= zip(part.ours, part.load(tuple(theirs)), strict=True)
-    if unknown := sorted(name for name in found if not re.fullmatch(family.ignored, name)):
+    if unknown := sorted(name for name in found if not family.ignores(name, config)):
         raise GroundupError(f"{folder}: the weights have {unknown[0]}, which config.json does not ask for")
     return config, tensors
 
