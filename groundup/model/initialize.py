@@ -32,7 +32,14 @@ def initialize(model: Decoder, seed: int, *, zero_outputs: bool = True) -> Decod
     for name, p in sorted(model.named_parameters()):
         parts = name.split(".")
         kind, leaf = parts[-2] if len(parts) > 1 else name, parts[-1]
-        if leaf in ("bias", "sinks") or name == "head_bias" or name in zero:
+        if (
+            leaf == "log_rate"
+        ):  # rates from 1 to 16 and steps from 0.001 to 0.1, evenly in logarithm: memories of many lengths (Gu & Dao 2023)
+            p.copy_(torch.rand(p.shape, generator=generator) * math.log(16))
+        elif leaf == "decay_bias":
+            step = torch.exp(math.log(0.001) + torch.rand(p.shape, generator=generator) * math.log(100))
+            p.copy_(step + torch.log(-torch.expm1(-step)))
+        elif leaf in ("bias", "sinks") or name == "head_bias" or name in zero:
             p.zero_()
         elif p.dim() == 1:
             p.fill_(1.0)

@@ -20,9 +20,7 @@ from groundup.model.families import FAMILIES, family_named, to_family
 from groundup.tokenizer import END_OF_TEXT, Tokenizer
 
 
-def export_model(
-    model: Decoder, config: ModelConfig, folder: Path, *, tokenizer: Path | None = None, family: str | None = None
-) -> None:
+def export_model(model: Decoder, config: ModelConfig, folder: Path, *, tokenizer: Path | None = None, family: str | None = None) -> None:
     """Writes a folder that ``transformers`` opens: ``config.json``, ``generation_config.json``, ``model.safetensors`` (fp32).
 
     It is a folder of that family, or of the first that can say the configuration. With the path of a ``tokenizer.json`` it copies that, writes ``tokenizer_config.json`` beside it, and names <|endoftext|> as the
@@ -44,7 +42,7 @@ def export_model(
         saved = part.save(tuple(ours[name] for name in part.ours))
         tensors |= {name: tensor.contiguous() for name, tensor in zip(part.theirs, saved, strict=True)}
     with _new_folder(folder) as partial:
-        _write_json(partial / "config.json", {**values, "bos_token_id": None, "eos_token_id": None, **ids})
+        _write_json(partial / "config.json", {**values, **ids})
         _write_json(partial / "generation_config.json", {"do_sample": True, **ids})
         save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
         if tokenizer is not None:
