@@ -470,8 +470,8 @@ def _best_kind(kinds: list[Any], value: Any) -> Any:
     """Of dataclasses that a value may be, the first that has all its keys and needs no other; else the one that knows most of them."""
     keys = set(value) if isinstance(value, dict) else set()
 
-    def misses(kind: Any) -> int:
+    def misses(kind: Any) -> tuple[int, int]:
         fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}
-        return len(keys - set(fields)) + sum(needed and name not in keys for name, needed in fields.items())
+        return len(keys - set(fields)), sum(needed and name not in keys for name, needed in fields.items())
 
     return min(kinds, key=misses)

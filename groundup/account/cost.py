@@ -1,9 +1,10 @@
 """Parameters and FLOPs of a decoder, exactly, from its ModelConfig alone: one tree whose sums are every other number.
 
-Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products (and a linear mixer's triangular solves) count, so norms, activations, rotations, softmax and the
-loss are 0, and so is an embedding lookup (their bytes count: see ``account.work``). Backward is twice forward (one product for the
-input's gradient, one for the weight's), once where the input needs no gradient. Attention counts the query-key pairs that the mask lets
-through: *model* FLOPs. The pairs that a kernel computes and then masks are in the *executed* FLOPs and nowhere else.
+Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products count (and the triangular solves of a linear mixer), so norms,
+activations, rotations, softmax and the loss are 0, and so is an embedding lookup (their bytes count: see ``account.work``). Backward is
+twice forward (one product for the input's gradient, one for the weight's), once where the input needs no gradient. Attention counts the
+query-key pairs that the mask lets through: *model* FLOPs. The pairs that a kernel computes and then masks are in the *executed* FLOPs and
+nowhere else.
 
 Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
 """

@@ -23,9 +23,10 @@ from groundup.tokenizer import END_OF_TEXT, Tokenizer
 def export_model(model: Decoder, config: ModelConfig, folder: Path, *, tokenizer: Path | None = None, family: str | None = None) -> None:
     """Writes a folder that ``transformers`` opens: ``config.json``, ``generation_config.json``, ``model.safetensors`` (fp32).
 
-    It is a folder of that family, or of the first that can say the configuration. With the path of a ``tokenizer.json`` it copies that, writes ``tokenizer_config.json`` beside it, and names <|endoftext|> as the
-    token that begins and ends a text. The folder gets its name once it is complete. Raises UsageError for a model that no family
-    describes, a tokenizer with more tokens than the model, or a folder that has something in it; GroundupError for a disk that fails.
+    It is of the family named, or of the first that can say the configuration. With the path of a ``tokenizer.json`` it copies that,
+    writes ``tokenizer_config.json`` beside it, and names <|endoftext|> as the token that begins and ends a text. The folder gets its name
+    once it is complete. Raises UsageError for a model that no family describes, a tokenizer with more tokens than the model, or a folder
+    that has something in it; GroundupError for a disk that fails.
     """
     values = FAMILIES[family].write(config) if family is not None else to_family(config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

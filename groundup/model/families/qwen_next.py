@@ -47,9 +47,8 @@ def _mixers(values: Values) -> tuple[Attention, LinearMixer]:
 
 def _config(values: Values) -> ModelConfig:
     full, linear = _mixers(values)
-    n_layers, step, every = (
-        values.whole(*key) for key in (("num_hidden_layers",), ("decoder_sparse_step", 1), ("full_attention_interval", 4))
-    )
+    n_layers = values.whole("num_hidden_layers")
+    step, every = values.whole("decoder_sparse_step", 1), values.whole("full_attention_interval", 4)
     kinds = values.get("layer_types", [LINEAR if (i + 1) % every else common.FULL for i in range(n_layers)])
     if len(kinds) != n_layers or not set(kinds) <= {LINEAR, common.FULL}:
         raise UsageError(f"{values.where}: layer_types must name {LINEAR!r} or {common.FULL!r} for each of {n_layers} layers")
