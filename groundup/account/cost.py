@@ -451,7 +451,7 @@ def _linear_mixer(name: str, a: LinearMixer, d: int, seq: _Sequence) -> Componen
     across = (2 * sum(chunks[1:]) + sum(chunks[:-1])) * 2 * e * v * h
     widths = {"query": keys, "key": keys, "value": values, "output_gate": values, "beta": h, "decay": h}
     parts = [_linear(f"{name}.{leaf}", width, d, t, False) for leaf, width in widths.items()]
-    held = (Weight(f"{name}.convolution.weight", (2 * keys + values, a.conv_width), "matrix"),)
+    held = (Weight(f"{name}.convolution.weight", (2 * keys + values, a.conv_width), "vector"),)
     mixed = t * (2 * keys + values)
     convolved = StepWork(
         (Pass(3 * a.conv_width * mixed, 2 * a.conv_width * mixed, calls=2 * a.conv_width),),

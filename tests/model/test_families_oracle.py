@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from groundup.account import cost
+from groundup.account.memory import optimizer_numbers
 from groundup.config import ModelConfig, from_dict, to_dict
 from groundup.infer.cache import KVCache
 from groundup.infer.generate import generate
@@ -18,6 +19,7 @@ from groundup.kernels.attention import BLOCK
 from groundup.model.decoder import Decoder
 from groundup.model.families import FAMILIES
 from groundup.model.families.folder import export_model
+from groundup.optim import OptimizerConfig, build_optimizer
 
 TOLERANCE = 1e-4
 # torch's counter passes over these
@@ -122,6 +124,9 @@ def test_the_account_counts_it_exactly(pair):
     tokens = text(40)
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         ours.loss(tokens, tokens)[0].backward()
+    optimizer = build_optimizer(ours.named_parameters(), OptimizerConfig())
+    held = sum(t.numel() for name, t in optimizer.state_dict().items() if "/" in name)
+    assert held == optimizer_numbers(counted.weights, "muon", "adamw")
     ours.zero_grad()
     assert counter.get_total_flops() == 2 * counted.tree.executed_training_flops
 
