@@ -9,10 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior, Rotary
+from groundup.account import cost
+from groundup.account.layouts import Layout
+from groundup.account.memory import training_memory
+from groundup.config import Attention, Dense, HashEmbedding, LatentAttention, Layer, LinearScaling, ModelConfig, Norm, Prior, Rotary
 from groundup.errors import GroundupError, UsageError
 from groundup.model.decoder import Decoder
-from groundup.model.families import export_model, family_of, from_family, import_model, tensor_name, to_family
+from groundup.model.families import family_of, from_family, to_family
+from groundup.model.families.folder import export_model, import_model
 from groundup.model.initialize import initialize
 from groundup.tokenizer import Tokenizer
 
@@ -100,7 +104,7 @@ def test_configurations_as_their_makers_publish_them():
     llama = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 2}
     config = from_family({**llama, "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_scaling": None})
     assert config.layers[0].mixer == Attention(32, 32, 128, rotary=Rotary(10_000.0))
-    assert family_of(config)[0] == "llama"
+    assert family_of(config)[0].model_type == "llama"
     qwen = {**llama, "model_type": "qwen3", "num_key_value_heads": 8, "rope_theta": 1_000_000, "tie_word_embeddings": True}
     config = from_family({**qwen, "vocab_size": 151936, "max_position_embeddings": 40960, "sliding_window": None})
     assert config.layers[0].mixer == Attention(32, 8, 128, rotary=Rotary(1_000_000.0), qk_norm=Norm(eps=1e-6))
@@ -139,10 +143,11 @@ HEADS = {"qk_norm": NORM, "rotary": Rotary(5000.0)}
         (changed_layer(norm=Norm(eps=1e-5, weight=False)), "layers[0]"),
         (changed_layer(placement="sandwich"), "layers[0].placement"),
         (changed_layer(1, mixer=Attention(4, 2, 16, rotary=Rotary(5000.0))), "layers[1].mixer.qk_norm"),
-        (changed_layer(1, mixer=Attention(4, 2, 16, window=8, **HEADS)), "layers[1].mixer.window"),
+        (changed_layer(1, mixer=Attention(4, 2, 16, key_offset=True, **HEADS)), "layers[1].mixer.key_offset"),
+        (changed_layer(1, mixer=LatentAttention(4, 16, 8, 16, 32)), "layers[1].mixer"),
+        (changed_layer(1, mixer=Attention(4, 2, 16, rotary=Rotary(5000.0, LinearScaling(2.0)), qk_norm=NORM)), "layers[1].mixer.rotary"),
         (changed_layer(mixer=Attention(4, 2, 16, value_embedding=True, **HEADS)), "layers[0].mixer.value_embedding"),
         (changed_layer(mixer=Attention(4, 2, 16, rotary=None, qk_norm=NORM)), "layers[0].mixer.rotary"),
-        (dataclasses.replace(shape("llama"), d_model=50), "d_model"),
     ],
 )
 def test_what_no_family_can_say_is_named_and_nothing_is_written(config, field, tmp_path):
@@ -157,19 +162,115 @@ def test_what_no_family_can_say_is_named_and_nothing_is_written(config, field, t
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "gpt2"}, "gpt2"),
+        ({"model_type": "bloom"}, "'bloom' is not supported; supported are llama"),
         ({"hidden_size": None}, "hidden_size"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"attention_bias": "yes"}, "attention_bias"),
+        ({"use_sliding_window": True, "layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
+        ({"use_sliding_window": True, "layer_types": ["full_attention"]}, "layer_types has 1 entries for 3"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "factor must be a number, not None"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "longrope", "factor": 2}}, "rope_type 'longrope'"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"rope_parameters": "linear"}, "rope_parameters must be an object"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": "long"}}, "must be a whole number"),
     ],
 )
 def test_a_config_that_asks_for_more_is_refused_by_name(change, says):
     with pytest.raises(UsageError, match=says):
         from_family({**to_family(shape("qwen3")), **change})
+
+
+def test_rotary_parameters_as_they_were_published_before_transformers_5():
+    """A scaling beside the base, which of families with windows is that of the full layers."""
+    yarn = {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192, "attention_factor": 1.2}
+    olmo = published("olmo3", 100, 64, 80, 4, 4, 4, rope_theta=5e5, rope_scaling=yarn)
+    assert [layer.mixer.rotary.scaling is not None for layer in olmo.layers] == [False, False, False, True]
+    assert {layer.mixer.rotary.theta for layer in olmo.layers} == {5e5}
+    linear = {"rope_type": "linear", "factor": 8.0}
+    gemma = published("gemma3_text", 100, 64, 80, 6, 4, 4, rope_theta=1e6, rope_local_base_freq=1e4, rope_scaling=linear)
+    assert [layer.mixer.rotary for layer in gemma.layers] == [Rotary(1e4)] * 5 + [Rotary(1e6, LinearScaling(8.0))]
+    assert [layer.mixer.window for layer in gemma.layers] == [4096] * 5 + [None]
+
+
+def published(model_type: str, vocab_size: int, d: int, d_ff: int, n_layers: int, n_heads: int, n_kv_heads: int, **more) -> ModelConfig:
+    sizes = {"hidden_size": d, "intermediate_size": d_ff, "num_hidden_layers": n_layers, "max_position_embeddings": 4096}
+    heads = {"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}
+    return from_family({"model_type": model_type, "vocab_size": vocab_size, **sizes, **heads, **more})
+
+
+LITE = {"q_lora_rank": None, "moe_intermediate_size": 1408, "n_routed_experts": 64, "num_experts_per_tok": 6, "first_k_dense_replace": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (from_family({"model_type": "gpt2"}), 124_439_808),
+        (published("llama", 128_256, 4096, 14_336, 32, 32, 8), 8_030_261_248),  # Llama 3.1 8B
+        (published("llama", 128_256, 2048, 8192, 16, 32, 8, tie_word_embeddings=True), 1_235_814_400),  # Llama 3.2 1B
+        (published("qwen2", 151_936, 896, 4864, 24, 14, 2, tie_word_embeddings=True), 494_032_768),  # Qwen2.5 0.5B
+        (published("mistral", 32_000, 4096, 14_336, 32, 32, 8), 7_241_732_096),  # Mistral 7B v0.1
+        (published("gemma2", 256_000, 2304, 9216, 26, 8, 4), 2_614_341_888),  # Gemma 2 2B
+        (published("gemma3_text", 262_144, 1152, 6912, 26, 4, 1), 999_885_952),  # Gemma 3 1B
+        (published("deepseek_v3", 129_280, 7168, 18_432, 61, 128, 128), 671_026_419_200 - 58 * 256),  # without the selection biases
+    ],
+)
+def test_published_models_have_their_published_parameters(config, parameters):
+    assert cost(config, seq_len=1).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("config", "billions", "active", "with_embedding"),
+    [
+        (published("mixtral", 32_000, 4096, 14_336, 32, 32, 8), 46.7, 12.9, True),  # Jiang et al. 2024: 47B and 13B
+        (published("gpt_oss", 201_088, 2880, 2880, 24, 64, 8, num_local_experts=32), 20.9, 3.6, False),  # gpt-oss-20b's card
+        (published("deepseek_v2", 102_400, 2048, 10_944, 27, 16, 16, **LITE), 15.7, 2.5, False),  # V2-Lite: 15.7B and 2.4B
+        (published("deepseek_v3", 129_280, 7168, 18_432, 61, 128, 128), 671.0, 36.6, False),  # V3: 671B and 37B
+        (published("qwen3_moe", 151_936, 2048, 6144, 48, 32, 4, head_dim=128), 30.5, 3.4, True),  # Qwen3-30B-A3B: 30.5B and 3.3B
+    ],
+)
+def test_active_parameters_are_those_of_the_chosen_experts(config, billions, active, with_embedding):
+    counted = cost(config, seq_len=1)
+    table = 0 if with_embedding else config.vocab_size * config.d_model
+    assert (round(counted.parameters / 1e9, 1), round((counted.active_parameters - table) / 1e9, 1)) == (billions, active)
+
+
+def test_what_is_not_yet_predicted_of_training_is_refused_by_name():
+    config = published("deepseek_v2", 100, 64, 80, 2, 4, 4, **LITE)
+    with pytest.raises(
+        UsageError, match="memory of training is not predicted for a model whose layer 0 has a mixer of kind LatentAttention"
+    ):
+        training_memory(config, batch_size=1, seq_len=8)
+    with pytest.raises(UsageError, match="a layout is not predicted for a model whose layer 0 has an mlp of kind Experts"):
+        Layout(tensor=2).check(published("mixtral", 100, 64, 80, 2, 4, 4))
+    with pytest.raises(UsageError, match="learned_positions"):
+        training_memory(from_family({"model_type": "gpt2"}), batch_size=1, seq_len=8)
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "says"),
+    [
+        ("gpt2", {"activation_function": "relu"}, "activation_function 'relu'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", {"n_embd": 50}, "not a multiple of n_head"),
+        ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation 'gelu'"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gpt_oss", {"swiglu_limit": 9.0}, "swiglu_limit 9.0"),
+        ("mixtral", {"num_experts_per_tok": 9}, "n_active 9"),
+        ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method 'noaux_tc'"),
+        ("deepseek_v2", {"moe_layer_freq": 2}, "moe_layer_freq 2"),
+        ("deepseek_v3", {"scoring_func": "softmax"}, "scoring_func 'softmax'"),
+        ("qwen3_next", {"layer_types": ["mamba", "full_attention"]}, "layer_types"),
+    ],
+)
+def test_what_a_family_may_ask_for_and_we_do_not_do_is_refused_by_name(family, change, says):
+    sizes = {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 80, "num_attention_heads": 4, "num_hidden_layers": 2}
+    if family == "gpt2":
+        sizes = {"n_embd": 48}
+    sizes |= {"num_key_value_heads": 4, "num_experts_per_tok": 2}
+    from_family({"model_type": family, **sizes})
+    with pytest.raises(UsageError, match=says):
+        from_family({"model_type": family, **sizes, **change})
 
 
 def test_a_folder_in_use_and_a_tokenizer_too_large_are_refused(tokenizer_file, tmp_path):
@@ -198,7 +299,7 @@ def test_broken_weights_are_named(tmp_path):
     folder = tmp_path / "out"
     export(random_model(shape("qwen3")), folder)
     tensors = load_file(folder / "model.safetensors")
-    name = tensor_name("layers.1.mlp.up.weight")
+    name = "model.layers.1.mlp.up_proj.weight"
     for broken, says in (
         ({k: v for k, v in tensors.items() if k != name}, f"no {name}"),
         ({**tensors, name: tensors[name][:5].clone()}, rf"\[5, 48\] as its {name}"),
