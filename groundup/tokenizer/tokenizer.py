@@ -193,7 +193,7 @@ class Tokenizer:
         """Reads a tokenizer from a file, or from what a folder holds.
 
         Files: ``tokenizer.json`` (Hugging Face), ``*.tiktoken``, ``vocab.json`` with ``merges.txt`` beside it (GPT-2), ``*.model``
-        (SentencePiece BPE with byte fallback). See ``formats`` for what is supported; anything else is an error that names it.
+        (SentencePiece BPE with byte fallback), ``*.gguf`` (llama.cpp). See ``formats`` for what is supported; anything else is an error that names it.
 
         Args:
             pattern: for a format that does not say it (``.tiktoken`` of an unknown name, ``vocab.json``).
