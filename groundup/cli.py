@@ -213,7 +213,7 @@ class Export:
 
     def run(self) -> None:
         """Writes configuration, weights and tokenizer."""
-        from groundup.model.families import export_model
+        from groundup.model.families.folder import export_model
 
         bench = _open(self.run_folder)
         if self.folder.exists():

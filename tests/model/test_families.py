@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior, Rotary
 from groundup.errors import GroundupError, UsageError
 from groundup.model.decoder import Decoder
-from groundup.model.families import export_model, family_of, from_family, import_model, tensor_name, to_family
+from groundup.model.families import family_of, from_family, to_family
+from groundup.model.families.folder import export_model, import_model
 from groundup.model.initialize import initialize
 from groundup.tokenizer import Tokenizer
 
@@ -100,7 +101,7 @@ def test_configurations_as_their_makers_publish_them():
     llama = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 2}
     config = from_family({**llama, "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "rope_scaling": None})
     assert config.layers[0].mixer == Attention(32, 32, 128, rotary=Rotary(10_000.0))
-    assert family_of(config)[0] == "llama"
+    assert family_of(config)[0].model_type == "llama"
     qwen = {**llama, "model_type": "qwen3", "num_key_value_heads": 8, "rope_theta": 1_000_000, "tie_word_embeddings": True}
     config = from_family({**qwen, "vocab_size": 151936, "max_position_embeddings": 40960, "sliding_window": None})
     assert config.layers[0].mixer == Attention(32, 8, 128, rotary=Rotary(1_000_000.0), qk_norm=Norm(eps=1e-6))
@@ -198,7 +199,7 @@ def test_broken_weights_are_named(tmp_path):
     folder = tmp_path / "out"
     export(random_model(shape("qwen3")), folder)
     tensors = load_file(folder / "model.safetensors")
-    name = tensor_name("layers.1.mlp.up.weight")
+    name = "model.layers.1.mlp.up_proj.weight"
     for broken, says in (
         ({k: v for k, v in tensors.items() if k != name}, f"no {name}"),
         ({**tensors, name: tensors[name][:5].clone()}, rf"\[5, 48\] as its {name}"),

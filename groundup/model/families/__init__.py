@@ -1,0 +1,48 @@
+"""The open-weight families that the decoder can be: one mapping each, by the ``model_type`` of their ``config.json``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from groundup.config import ModelConfig
+from groundup.errors import UsageError
+from groundup.model.families.family import Family, TensorMap
+from groundup.model.families.llama import LLAMA, QWEN3
+
+__all__ = ["FAMILIES", "Family", "TensorMap", "family_named", "family_of", "from_family", "to_family"]
+
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, QWEN3)}
+"""By ``model_type``; where several can say a configuration, the first of them is its family."""
+
+
+def family_named(values: Mapping[str, Any], where: str = "config.json") -> Family:
+    """The family of a ``config.json``'s content; UsageError for one that is not here."""
+    name = values.get("model_type")
+    if name not in FAMILIES:
+        raise UsageError(f"{where}: model_type {name!r} is not supported; supported are {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def from_family(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+    """The configuration that a ``config.json`` describes; UsageError naming the key that is missing or asks for what the decoder does not do."""
+    return family_named(values, where).read(values, where)
+
+
+def family_of(config: ModelConfig) -> tuple[Family | None, str]:
+    """The first family whose ``config.json`` can say all of a configuration; or None with the first field that stands in the way.
+
+    Where no family can, the field is what the nearest one cannot say: that of two whose difference comes last in the tree is not known, so
+    Qwen3 stands for models that norm their queries and keys, and Llama for the others.
+    """
+    for family in FAMILIES.values():
+        if family.difference(config) is None:
+            return family, f"it is a {family.model_type}"
+    nearest = QWEN3 if config.layers and getattr(config.layers[0].mixer, "qk_norm", None) is not None else LLAMA
+    return None, nearest.difference(config) or ""
+
+
+def to_family(config: ModelConfig) -> dict[str, Any]:
+    """The ``config.json`` of a configuration, without token ids; raises UsageError naming the field that no family can say."""
+    family, reason = family_of(config)
+    if family is None:
+        raise UsageError(f"this model cannot be exported: {reason}; train one with --arch qwen3 or --arch llama")
+    return family.write(config)
