@@ -14,7 +14,7 @@ from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -194,7 +194,8 @@ class Tokenizer:
         """Reads a tokenizer from a file, or from what a folder holds.
 
         Files: ``tokenizer.json`` (Hugging Face), ``*.tiktoken``, ``vocab.json`` with ``merges.txt`` beside it (GPT-2), ``*.model``
-        (SentencePiece BPE with byte fallback), ``*.gguf`` (llama.cpp). See ``formats`` for what is supported; anything else is an error that names it.
+        (SentencePiece BPE with byte fallback), ``*.gguf`` (llama.cpp). See ``formats`` for what is supported; anything else is an error
+        that names it.
 
         Args:
             pattern: for a format that does not say it (``.tiktoken`` of an unknown name, ``vocab.json``).
@@ -202,7 +203,11 @@ class Tokenizer:
         """
         from groundup.tokenizer import formats
 
-        arguments = formats.read(Path(path), pattern, special_tokens)
+        return cls.made_of(Path(path), formats.read(Path(path), pattern, special_tokens))
+
+    @classmethod
+    def made_of(cls, path: Path, arguments: dict[str, Any]) -> Tokenizer:
+        """A tokenizer of what a reader of ``formats`` found in a file; an error names the file."""
         try:
             return cls(**arguments)
         except UsageError as error:

@@ -97,7 +97,7 @@ _BLOCKWISE: dict[str, Callable[[np.ndarray, np.ndarray], None]] = {
 
 
 def fp8_blocks(weight: Shaped[Tensor, "o i"], scale: Float[Tensor, "p q"], side: int = 128) -> Float[Tensor, "o i"]:
-    """W[r, c] = w[r, c] s[r // side, c // side] in fp32: E4M3 by blocks of 128 x 128 (DeepSeek-AI 2024, section 3.3; ``weight_scale_inv``)."""
+    """W[r, c] = w[r, c] s[r // side, c // side] in fp32: E4M3 by blocks of 128 x 128 (DeepSeek-V3, 2024, section 3.3)."""
     wide = weight.float()
     for row, scales in enumerate(scale.float()):
         rows = wide[row * side : (row + 1) * side]

@@ -67,7 +67,11 @@ def _byte_level(file: GGUFFile, names: list[str], kinds: list[int]) -> dict[str,
     if len(ids) < len(names):
         raise GroundupError(f"{file.path}: two of its tokens have one name; get the file again")
     ordinary = {name: i for name, i in ids.items() if kinds[i] == _NORMAL}
-    added = [AddedToken(names[i], i, special=kind != _USER_DEFINED) for i, kind in enumerate(kinds) if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)]
+    added = [
+        AddedToken(names[i], i, special=kind != _USER_DEFINED)
+        for i, kind in enumerate(kinds)
+        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
+    ]
     contiguous(ordinary, {i for i in range(len(names)) if kinds[i] != _NORMAL}, file.path)
     merges = []
     for k, merge in enumerate(_list(file, "merges")):
