@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from groundup.account.cost import Cost, cost
 from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN
-from groundup.config import ModelConfig
+from groundup.config import Attention, LatentAttention, ModelConfig
 from groundup.errors import UsageError
 
 SPARSE_OVER_DENSE = 2.0
@@ -44,8 +44,18 @@ def active_parameters(counted: Cost) -> int:
 
 
 def attention_square(config: ModelConfig, seq_len: int) -> int:
-    """12 L H E T: FLOPs a token of scores and weighted values, forward and backward, as if every query met every key."""
-    return sum(12 * layer.mixer.n_heads * layer.mixer.head_dim * seq_len for layer in config.layers)
+    """12 L H E T: FLOPs a token of scores and weighted values, forward and backward, as if every query met every key.
+
+    Of latent attention 6 H (E + R + V) T a layer: its keys and values differ in width.
+    """
+    return sum(6 * sum(_widths(layer.mixer)) * layer.mixer.n_heads * seq_len for layer in config.layers)
+
+
+def _widths(mixer: Attention | LatentAttention) -> tuple[int, int]:
+    """Of a head's keys and values."""
+    if isinstance(mixer, LatentAttention):
+        return mixer.head_dim + mixer.rotary_dim, mixer.value_dim
+    return mixer.head_dim, mixer.head_dim
 
 
 def attention_forward(counted: Cost, *, executed: bool = False) -> float:

@@ -20,7 +20,7 @@ from groundup.account import work
 from groundup.account.attention_work import AttentionWork, key_blocks
 from groundup.account.execution import IDEAL, Execution
 from groundup.account.work import NOTHING, StepWork, moved_bytes
-from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Layer, ModelConfig, Norm, check
+from groundup.config import GATED, PRIOR_GATE_WIDTH, Attention, Dense, Experts, LatentAttention, Layer, ModelConfig, Norm, check
 from groundup.errors import UsageError
 
 Kind = Literal["matrix", "table", "head", "gate", "vector"]
@@ -32,7 +32,7 @@ class Weight(NamedTuple):
     name: str
     """Dotted name, such as ``layers.0.mixer.query.weight``."""
     shape: tuple[int, ...]
-    """Its dims; a matrix is [out, in]."""
+    """Its dims; a matrix is [out, in], those of X experts are [X, out, in]."""
     kind: Kind
     """matrix: in a layer's products. table: rows are looked up. head: makes logits. gate: value gates, the prior's. vector: gain, bias."""
 
@@ -58,6 +58,8 @@ class Component:
     """Backward products for each forward one."""
     own_recomputed: int = 0
     """Forward products that backward executes once more, for each forward one."""
+    own_active: tuple[int, int] = (1, 1)
+    """The part of its own weights that works on a token: (2, 8) where 2 experts of 8 do."""
     own_work: StepWork = NOTHING
     """What its own operations execute, for one sequence: the products with their sizes, and the passes over memory."""
     parts: tuple[Component, ...] = ()
@@ -78,6 +80,12 @@ class Component:
     def parameters(self) -> int:
         """Numbers in its parameter tensors; a tied head has none of its own."""
         return sum(w.numbers for w in self.weights) + sum(p.parameters for p in self.parts)
+
+    @cached_property
+    def active_parameters(self) -> int:
+        """Numbers in its parameter tensors that work on a token: all but those of experts that are not chosen."""
+        some, of = self.own_active
+        return sum(w.numbers for w in self.weights) * some // of + sum(p.active_parameters for p in self.parts)
 
     @cached_property
     def forward_flops(self) -> int:
@@ -148,6 +156,11 @@ class Cost:
     def parameters(self) -> int:
         """All parameters, a tied head once."""
         return self.tree.parameters
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that work on a token: all but those of experts that are not chosen (lookup tables count whole)."""
+        return self.tree.active_parameters
 
     @cached_property
     def parameters_non_embedding(self) -> int:
@@ -233,6 +246,9 @@ def cost(
     if config.hash_embedding is not None:
         table = Weight("hash_embedding.weight", (config.hash_embedding.n_rows, d), "table")
         parts.append(Component("hash_embedding", (table,), own_work=work.hashed_lookup(config.hash_embedding, t, d)))
+    if config.learned_positions:
+        table = Weight("position_embedding.weight", (config.context_length, d), "table")
+        parts.append(Component("position_embedding", (table,), own_work=work.lookup(t, config.context_length, d)))
     if config.embedding_norm is not None:
         parts.append(_norm("embedding_norm", config.embedding_norm, d, seq))
     if config.layers:
@@ -326,11 +342,24 @@ def _check_lengths(config: ModelConfig, seq_len: int, documents: Sequence[int] |
         raise UsageError(f"document_lengths must be at least 1 each and sum to seq_len {seq_len}; they sum to {sum(documents)}")
 
 
+_NORMS = {
+    "pre": ("mixer_norm", "mlp_norm"),
+    "post": ("mixer_norm", "mlp_norm"),
+    "sandwich": ("mixer_norm", "mlp_norm", "mixer_out_norm", "mlp_out_norm"),
+    "after": ("mixer_out_norm", "mlp_out_norm"),
+}
+"""Norms of a layer by their placement."""
+
+
 def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Component:
-    norms = ("mixer_norm", "mlp_norm", "mixer_out_norm", "mlp_out_norm")[: 4 if layer.placement == "sandwich" else 2]
-    parts = (_attention(f"{name}.mixer", layer.mixer, config, seq), _dense(f"{name}.mlp", layer.mlp, config.d_model, seq))
-    parts += tuple(_norm(f"{name}.{norm}", layer.norm, config.d_model, seq) for norm in norms)
-    return Component(name, parts=(*parts, Component(f"{name}.residual", own_work=work.residual(seq.length, config.d_model))))
+    d = config.d_model
+    mixer, mlp = layer.mixer, layer.mlp
+    parts = (
+        _latent(f"{name}.mixer", mixer, d, seq) if isinstance(mixer, LatentAttention) else _attention(f"{name}.mixer", mixer, config, seq),
+        _experts(f"{name}.mlp", mlp, d, seq) if isinstance(mlp, Experts) else _dense(f"{name}.mlp", mlp, d, seq),
+    )
+    parts += tuple(_norm(f"{name}.{norm}", layer.norm, d, seq) for norm in _NORMS[layer.placement])
+    return Component(name, parts=(*parts, Component(f"{name}.residual", own_work=work.residual(seq.length, d))))
 
 
 def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> Component:
@@ -343,7 +372,10 @@ def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> 
     ]
     if a.qk_norm is not None:
         for leaf, heads in (("query_norm", a.n_heads), ("key_norm", a.n_kv_heads)):
-            parts.append(Component(f"{name}.{leaf}", _gains(f"{name}.{leaf}", a.qk_norm, a.head_dim), own_work=does.norm(a.qk_norm, heads)))
+            dim = a.head_dim if a.qk_norm_over == "head" else heads * a.head_dim
+            parts.append(Component(f"{name}.{leaf}", _gains(f"{name}.{leaf}", a.qk_norm, dim), own_work=does.norm(a.qk_norm, heads)))
+    if a.sinks:
+        parts.append(Component(f"{name}.sinks", (Weight(f"{name}.sinks", (a.n_heads,), "vector"),)))
     parts.append(Component(f"{name}.heads", own_work=does.heads()))
     if a.value_embedding:
         table = Weight(f"{name}.value_embedding.weight", (config.vocab_size, kv), "table")
@@ -356,8 +388,63 @@ def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> 
     return Component(name, parts=tuple(parts))
 
 
+def _latent(name: str, a: LatentAttention, d: int, seq: _Sequence) -> Component:
+    """The full form, which training and prefill run: keys and values of all heads are made from the latents."""
+    t, width = seq.length, a.n_heads * (a.head_dim + a.rotary_dim)
+    parts = []
+    if a.q_rank is not None:
+        parts.append(_linear(f"{name}.query_latent", a.q_rank, d, t, a.bias))
+        parts.append(_norm(f"{name}.query_norm", a.latent_norm, a.q_rank, seq))
+    parts.append(_linear(f"{name}.query", width, a.q_rank or d, t, False))
+    parts.append(_linear(f"{name}.latent", a.kv_rank + a.rotary_dim, d, t, a.bias))
+    parts.append(_norm(f"{name}.latent_norm", a.latent_norm, a.kv_rank, seq))
+    parts.append(_linear(f"{name}.key_value", a.n_heads * (a.head_dim + a.value_dim), a.kv_rank, t, False))
+    pairs, executed = seq.pairs(None), seq.executed_pairs(None)
+    of_keys, of_values = (
+        AttentionWork(Attention(a.n_heads, a.n_heads, dim, rotary=None), t, pairs, seq.executed_as, d)
+        for dim in (a.head_dim + a.rotary_dim, a.value_dim)
+    )
+    values = 2 * a.n_heads * a.value_dim
+    parts.append(
+        Component(
+            f"{name}.scores",
+            (),
+            2 * width * pairs,
+            2 * width * executed,
+            own_recomputed=int(seq.flash),
+            own_work=of_keys.scores(),
+        )
+    )
+    parts.append(Component(f"{name}.weighted_values", (), values * pairs, values * executed, own_work=of_values.weighted_values()))
+    parts.append(_linear(f"{name}.output", d, a.n_heads * a.value_dim, t, a.bias))
+    return Component(name, parts=tuple(parts))
+
+
+def _experts(name: str, mlp: Experts, d: int, seq: _Sequence) -> Component:
+    """Each token's router logits and n_active MLPs; whichever experts these are, the products have the same sizes in all."""
+    t, x, f = seq.length, mlp.n_experts, mlp.d_ff
+    rows = t * mlp.n_active
+
+    def stacked(leaf: str, n_out: int, n_in: int) -> Component:
+        weights = [Weight(f"{name}.{leaf}.weight", (x, n_out, n_in), "matrix")]
+        if mlp.bias:
+            weights.append(Weight(f"{name}.{leaf}.bias", (x, n_out), "vector"))
+        does = work.linear(rows, n_in, n_out, bias=mlp.bias)
+        return Component(f"{name}.{leaf}", tuple(weights), 2 * rows * n_in * n_out, own_active=(mlp.n_active, x), own_work=does)
+
+    parts = [_linear(f"{name}.router", x, d, t, mlp.router.bias)]
+    parts += [stacked(leaf, f, d) for leaf in (("gate", "up") if mlp.activation in GATED else ("up",))]
+    parts.append(Component(f"{name}.activation", own_work=work.activation(Dense(f, mlp.activation), rows, seq.executed_as)))
+    parts.append(stacked("down", d, f))
+    if mlp.shared is not None:
+        parts.append(_dense(f"{name}.shared", mlp.shared, d, seq))
+    if mlp.shared_gate:
+        parts.append(_linear(f"{name}.shared_gate", 1, d, t, False))
+    return Component(name, parts=tuple(parts))
+
+
 def _dense(name: str, mlp: Dense, d: int, seq: _Sequence) -> Component:
-    inner = ("gate", "up") if mlp.activation == "swiglu" else ("up",)
+    inner = ("gate", "up") if mlp.activation in GATED else ("up",)
     parts = [_linear(f"{name}.{part}", mlp.d_ff, d, seq.length, mlp.bias) for part in inner]
     parts.append(Component(f"{name}.activation", own_work=work.activation(mlp, seq.length, seq.executed_as)))
     return Component(name, parts=(*parts, _linear(f"{name}.down", d, mlp.d_ff, seq.length, mlp.bias)))

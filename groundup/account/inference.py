@@ -8,13 +8,12 @@ Symbols: B sequences, T prompt tokens, S keys that a query meets, H heads, K kv 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from groundup.account.cost import cost
 from groundup.account.devices import Device
-from groundup.config import Attention, ModelConfig
+from groundup.config import Attention, LatentAttention, ModelConfig
 from groundup.errors import UsageError
 
 
@@ -51,17 +50,26 @@ class Requests:
         return self.prompt_tokens + self.new_tokens
 
 
-def _attentions(config: ModelConfig) -> Iterator[Attention]:
-    return (layer.mixer for layer in config.layers)
+def _seen(mixer: Attention | LatentAttention, n_keys: int) -> int:
+    window = mixer.window if isinstance(mixer, Attention) else None
+    return n_keys if window is None else min(n_keys, window)
 
 
-def _seen(attention: Attention, n_keys: int) -> int:
-    return n_keys if attention.window is None else min(n_keys, attention.window)
+def _cached(mixer: Attention | LatentAttention) -> int:
+    """Numbers that a position leaves in a layer's cache: 2 K E, or C + R of latent attention."""
+    return mixer.kv_rank + mixer.rotary_dim if isinstance(mixer, LatentAttention) else 2 * mixer.n_kv_heads * mixer.head_dim
+
+
+def _pair_flops(mixer: Attention | LatentAttention) -> int:
+    """FLOPs of a query and a key, all heads: 4 H E; of latent attention in its absorbed form 2 H (C + R) + 2 H C."""
+    if isinstance(mixer, LatentAttention):
+        return 2 * mixer.n_heads * (2 * mixer.kv_rank + mixer.rotary_dim)
+    return 4 * mixer.n_heads * mixer.head_dim
 
 
 def cache_bytes(config: ModelConfig, tokens: int, number_bytes: float = 2.0) -> float:
-    """Bytes of one sequence's keys and values: 2 K E number_bytes for each layer and token, of a layer with a window no more than that."""
-    return sum(2 * a.n_kv_heads * a.head_dim * _seen(a, tokens) for a in _attentions(config)) * number_bytes
+    """Bytes of one sequence's cache: 2 K E number_bytes for each layer and token, C + R of latent attention, and no more than its window."""
+    return sum(_cached(layer.mixer) * _seen(layer.mixer, tokens) for layer in config.layers) * number_bytes
 
 
 def prefill_flops(config: ModelConfig, prompt_tokens: int) -> int:
@@ -77,13 +85,17 @@ def decode_flops(config: ModelConfig, n_keys: int) -> int:
 
 
 def weight_flops(config: ModelConfig) -> int:
-    """FLOPs a token in products with weights, 2 for each number of a matrix."""
-    return cost(config, seq_len=1).tree.forward_flops - attention_flops(config, 1)
+    """FLOPs a token in products with weights, 2 for each number of a matrix, of experts those of the chosen.
+
+    In latent attention's absorbed form W_k meets the query and W_v the weighted latents: as many FLOPs as making one key and one value.
+    """
+    tree = cost(config, seq_len=1).tree
+    return tree.forward_flops - sum(part.forward_flops for _, part in tree.walk() if part.name.endswith((".scores", ".weighted_values")))
 
 
 def attention_flops(config: ModelConfig, n_keys: int) -> int:
     """FLOPs of one query's scores and weighted values over n_keys keys, all layers."""
-    return sum(4 * a.n_heads * a.head_dim * _seen(a, n_keys) for a in _attentions(config))
+    return sum(_pair_flops(layer.mixer) * _seen(layer.mixer, n_keys) for layer in config.layers)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from groundup.account.cost import Cost, cost
+from groundup.account.kinds import check_predicted
 from groundup.config import Layer, ModelConfig
 from groundup.errors import UsageError
 
@@ -109,6 +110,7 @@ class Layout:
         if runs > max(1, len(config.layers)) or (self.interleave > 1 and (self.pipeline == 1 or len(config.layers) % runs)):
             what = f"{self.pipeline} pipeline stages" + (f" of {self.interleave} runs of layers each" if self.interleave > 1 else "")
             raise UsageError(f"{what} do not go with a model of {len(config.layers)} layers")
+        check_predicted(config, "a layout")
         for layer in config.layers:
             kv = layer.mixer.n_kv_heads
             for name, n in (("query heads", layer.mixer.n_heads), ("d_ff", layer.mlp.d_ff), ("kv heads", max(kv, self.tensor))):

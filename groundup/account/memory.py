@@ -16,6 +16,7 @@ from groundup.account.cost import Component, Cost, Weight, cost, executed_pairs
 from groundup.account.execution import CPU as CPU
 from groundup.account.execution import GPU as GPU
 from groundup.account.execution import Execution as Execution
+from groundup.account.kinds import check_predicted
 from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
 from groundup.errors import UsageError
 
@@ -206,6 +207,7 @@ def optimizer_numbers(weights: tuple[Weight, ...], matrices: str, others: str) -
 
 def saved_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> list[dict[str, dict[str, int]]]:
     """Bytes that each layer keeps for backward: for each layer, part -> name of the line in ``SAVED`` -> bytes."""
+    check_predicted(config, "the memory of training")
     return [_evaluate(SAVED, Sizes(layer, config.d_model, batch_size, seq_len, run)) for layer in config.layers]
 
 

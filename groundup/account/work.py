@@ -158,6 +158,8 @@ _ACTIVATIONS = {
     "relu2": _Chain(1, 2, 2, 2, 3, 2, 2),
     "swiglu": _Chain(2, 5, 3, 3, 14, 8, 8),
     "gelu": _Chain(1, 10, 8, 8, 17, 11, 11),
+    "geglu": _Chain(2, 12, 9, 9, 21, 13, 13),
+    "clamped_swiglu": _Chain(2, 9, 7, 7, 15, 9, 9),
 }
 """Operations of ``kernels.elementwise`` and ``model.functional``, counted."""
 

@@ -1,19 +1,21 @@
-"""The key-value cache: what attention computed once, kept, so that a new token costs one position and not the whole context."""
+"""The key-value cache: what mixers computed once, kept, so that a new token costs one position and not the whole context."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from groundup.config import ModelConfig
+from groundup.config import Attention, LatentAttention, ModelConfig
 
 FIRST_CAPACITY = 64  # positions held at first; then it doubles, so that n tokens cost O(n) copying in all
 
 
 class KVCache:
-    """Keys and values of every layer: 2 * B * S * sum over layers of (K * E) numbers for S positions.
+    """Keys and values of every layer: B * S * sum over layers of 2 K E numbers for S positions.
 
-    One forward pass calls ``append`` once a layer; the caller then calls ``advance`` with the tokens of that pass. A layer with a
-    sliding window keeps everything too: its mask hides what is out of sight.
+    Latent attention keeps a latent and a rotary key, C + R numbers, and a layer with a sliding window no more than twice its window:
+    what has left it is dropped once that fills the memory, so that n tokens still cost O(n) copying.
+
+    One forward pass calls ``append`` once a layer; the caller then calls ``advance`` with the tokens of that pass.
 
     Args:
         config: the model whose keys and values these are.
@@ -23,33 +25,39 @@ class KVCache:
     """
 
     length: int
-    """Positions held, the same in every row."""
+    """Positions read, the same in every row."""
     recent: Int[Tensor, "b p"]
-    """The last tokens held, as many as hashed n-grams look back on."""
+    """The last tokens read, as many as hashed n-grams look back on."""
 
     def __init__(self, config: ModelConfig, batch_size: int, dtype: torch.dtype, device: torch.device) -> None:
-        shapes = [(batch_size, 0, layer.mixer.n_kv_heads, layer.mixer.head_dim) for layer in config.layers]
-        self._keys = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
-        self._values = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+        shapes = [_shapes(layer.mixer) for layer in config.layers]
+        self._keys = [torch.empty((batch_size, 0, *of_key), dtype=dtype, device=device) for of_key, _ in shapes]
+        self._values = [torch.empty((batch_size, 0, *of_value), dtype=dtype, device=device) for _, of_value in shapes]
         self._look_back = max(config.hash_embedding.orders, default=1) - 1 if config.hash_embedding else 0
         self._no_tokens = torch.empty(batch_size, 0, dtype=torch.int64, device=device)
+        self._seen = [_seen(layer.mixer) for layer in config.layers]
         self.clear()
 
     def clear(self) -> None:
         """Forgets every position and keeps the memory."""
         self.length, self.recent = 0, self._no_tokens
+        self._first = [0] * len(self._keys)  # position of each layer's first column
 
     def append(
-        self, layer: int, k: Float[Tensor, "b t k e"], v: Float[Tensor, "b t k e"]
-    ) -> tuple[Float[Tensor, "b s k e"], Float[Tensor, "b s k e"]]:
-        """Stores a layer's new keys and values after the ``length`` positions held, and gives all s = length + t of them, as views."""
-        end = self.length + k.shape[1]
-        if end > self._keys[layer].shape[1]:
-            self._keys[layer] = self._grown(self._keys[layer], end)
-            self._values[layer] = self._grown(self._values[layer], end)
-        self._keys[layer][:, self.length : end] = k
-        self._values[layer][:, self.length : end] = v
-        return self._keys[layer][:, :end], self._values[layer][:, :end]
+        self, layer: int, k: Float[Tensor, "b t k e"], v: Float[Tensor, "b t k f"]
+    ) -> tuple[Float[Tensor, "b s k e"], Float[Tensor, "b s k f"]]:
+        """Stores a layer's new keys and values after those held, and gives views of the last s that its t queries see, all s = length + t
+        without a window."""
+        seen, new = self._seen[layer], k.shape[1]
+        held = self.length - self._first[layer]
+        needed = held if seen is None else min(held, seen)
+        if held + new > self._keys[layer].shape[1]:
+            self._keep(layer, held, needed, needed + new)
+            held = needed
+        for store, values in ((self._keys[layer], k), (self._values[layer], v)):
+            store[:, held : held + new] = values
+        columns = slice(held - needed, held + new)
+        return self._keys[layer][:, columns], self._values[layer][:, columns]
 
     def advance(self, tokens: Int[Tensor, "b t"]) -> None:
         """Counts the tokens whose keys and values every layer has appended."""
@@ -57,8 +65,28 @@ class KVCache:
         if self._look_back:
             self.recent = torch.cat((self.recent, tokens), dim=1)[:, -self._look_back :]
 
-    def _grown(self, old: Tensor, least: int) -> Tensor:
-        batch, capacity, heads, dim = old.shape
-        new = old.new_empty(batch, max(least, 2 * capacity, FIRST_CAPACITY), heads, dim)
-        new[:, : self.length] = old[:, : self.length]
-        return new
+    def _keep(self, layer: int, held: int, needed: int, least: int) -> None:
+        """Moves the last ``needed`` of the columns held to the front, into a larger memory where ``least`` columns need it."""
+        for stores in (self._keys, self._values):
+            old = stores[layer]
+            capacity = old.shape[1]
+            if least > capacity or needed > capacity // 2:
+                capacity = max(least, 2 * capacity, FIRST_CAPACITY)
+            new = old.new_empty(old.shape[0], capacity, *old.shape[2:])
+            new[:, :needed] = old[:, held - needed : held]
+            stores[layer] = new
+        self._first[layer] += held - needed
+
+
+def _shapes(mixer: Attention | LatentAttention) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Heads and width of what a position leaves as key and as value."""
+    if isinstance(mixer, LatentAttention):
+        return (1, mixer.kv_rank), (1, mixer.rotary_dim)
+    return ((mixer.n_kv_heads, mixer.head_dim),) * 2
+
+
+def _seen(mixer: Attention | LatentAttention) -> int | None:
+    """Earlier positions that a query sees, and with offset keys the one before them; None for all."""
+    if isinstance(mixer, LatentAttention) or mixer.window is None:
+        return None
+    return mixer.window - 1 + mixer.key_offset

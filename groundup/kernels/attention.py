@@ -65,7 +65,7 @@ def attend(
     out = torch.empty(batch, t, kv * groups, dim, dtype=q5.dtype, device=q5.device)
     out5 = out.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
     probabilities = []
-    for start, stop, low in _blocks(t, window):
+    for start, stop, low in query_blocks(t, window, BLOCK):
         qb = q5[:, :, :, start:stop].reshape(batch * kv, groups * (stop - start), dim)
         kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
         scores = torch.bmm(qb, kb.transpose(1, 2)).view(batch, kv, groups, stop - start, stop - low)
@@ -87,7 +87,7 @@ def attend_backward(
     batch, kv, groups, t, dim = q5.shape
     g5 = grad.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
     dq5, dk, dv = torch.empty_like(q5), torch.zeros_like(k4), torch.zeros_like(v4)
-    for p, (start, stop, low) in zip(probabilities, _blocks(t, window), strict=True):
+    for p, (start, stop, low) in zip(probabilities, query_blocks(t, window, BLOCK), strict=True):
         rows = groups * (stop - start)
         gb = g5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
         qb = q5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
@@ -99,10 +99,10 @@ def attend_backward(
     return dq5, dk, dv
 
 
-def _blocks(t: int, window: int | None) -> list[tuple[int, int, int]]:
+def query_blocks(t: int, window: int | None, block: int) -> list[tuple[int, int, int]]:
     """Blocks as (first query, end, first key that any of them sees)."""
-    starts = range(0, t, BLOCK)
-    return [(start, min(start + BLOCK, t), 0 if window is None else max(0, start - window + 1)) for start in starts]
+    starts = range(0, t, block)
+    return [(start, min(start + block, t), 0 if window is None else max(0, start - window + 1)) for start in starts]
 
 
 def _block_bias(start: int, low: int, window: int | None, documents: Tensor | None, scores: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from groundup.config import Norm
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """Half precisions as fp32, wider ones as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
@@ -24,11 +24,24 @@ def linear(x: Float[Tensor, "*n i"], weight: Float[Tensor, "o i"], bias: Float[T
     return y if bias is None else y + bias.to(x.dtype)
 
 
-def rms_norm(x: Float[Tensor, "*n d"], weight: Float[Tensor, " d"] | None = None, eps: float = 1e-6) -> Float[Tensor, "*n d"]:
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019); the statistics are in fp32."""
-    wide = _wide(x)
-    y = (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
-    return y if weight is None else y * weight.to(x.dtype)
+def rms_norm(
+    x: Float[Tensor, "*n d"],
+    weight: Float[Tensor, " d"] | None = None,
+    eps: float = 1e-6,
+    *,
+    plus_one: bool = False,
+    wide_gain: bool = False,
+) -> Float[Tensor, "*n d"]:
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang & Sennrich 2019), or * (1 + weight) (Gemma); the statistics are in fp32.
+
+    The gain multiplies after the cast back to x's type, or with ``wide_gain`` before it.
+    """
+    broad = wide(x)
+    y = broad * torch.rsqrt(broad.square().mean(-1, keepdim=True) + eps)
+    if weight is None:
+        return y.to(x.dtype)
+    gain = 1 + wide(weight) if plus_one else weight
+    return (y * wide(gain)).to(x.dtype) if wide_gain else y.to(x.dtype) * gain.to(x.dtype)
 
 
 def layer_norm(
@@ -38,8 +51,8 @@ def layer_norm(
     eps: float = 1e-5,
 ) -> Float[Tensor, "*n d"]:
     """(x - mean) / sqrt(var + eps) * weight + bias, with the biased variance (Ba et al. 2016); the statistics are in fp32."""
-    wide = _wide(x)
-    centred = wide - wide.mean(-1, keepdim=True)
+    broad = wide(x)
+    centred = broad - broad.mean(-1, keepdim=True)
     y = (centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)).to(x.dtype)
     y = y if weight is None else y * weight.to(x.dtype)
     return y if bias is None else y + bias.to(x.dtype)
@@ -48,22 +61,21 @@ def layer_norm(
 def norm(x: Tensor, config: Norm, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """The normalization that the config names, over the last dimension."""
     if config.kind == "rms":
-        return rms_norm(x, weight, config.eps)
+        return rms_norm(x, weight, config.eps, plus_one=config.plus_one, wide_gain=config.wide_gain)
     return layer_norm(x, weight, bias, config.eps)
 
 
-def rotary_tables(positions: Int[Tensor, "*n"], head_dim: int, theta: float) -> tuple[Float[Tensor, "*n e2"], Float[Tensor, "*n e2"]]:
-    """cos and sin of position * theta^(-2i / E) for i < E/2 (Su et al. 2021), in fp32."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float64) / head_dim)
-    angles = positions.double()[..., None] * frequencies
-    return angles.cos().float(), angles.sin().float()
+def rotate(
+    x: Float[Tensor, "b t h e"], cos: Float[Tensor, "*b t r2"], sin: Float[Tensor, "*b t r2"], *, interleaved: bool = False
+) -> Float[Tensor, "b t h e"]:
+    """Turns each pair (x_i, x_{i+R/2}) of the first R dims by its angle, R = E unless the tables are narrower: Llama's layout.
 
-
-def rotate(x: Float[Tensor, "b t h e"], cos: Float[Tensor, "*b t e2"], sin: Float[Tensor, "*b t e2"]) -> Float[Tensor, "b t h e"]:
-    """Turns each pair (x_i, x_{i+E/2}) by its angle: the half-split layout of Llama and Qwen, not the interleaved one of the paper."""
+    ``interleaved`` pairs (x_{2i}, x_{2i+1}) as the paper does; the result then has the halves' order, for which queries and keys agree.
+    """
     cos, sin = cos.unsqueeze(-2).to(x.dtype), sin.unsqueeze(-2).to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    turned, kept = x.split([2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], dim=-1)
+    first, second = (turned[..., 0::2], turned[..., 1::2]) if interleaved else turned.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, kept), dim=-1)
 
 
 def offset_keys(k: Float[Tensor, "b s k e"], documents: Int[Tensor, "b s"] | None = None) -> Float[Tensor, "b s k e"]:
@@ -95,22 +107,30 @@ def attention_mask(
 def attention_reference(
     q: Float[Tensor, "b t h e"],
     k: Float[Tensor, "b s k e"],
-    v: Float[Tensor, "b s k e"],
+    v: Float[Tensor, "b s k f"],
     documents: Int[Tensor, "b s"] | None = None,
     window: int | None = None,
     scale: float | None = None,
-) -> Float[Tensor, "b t h e"]:
+    cap: float | None = None,
+    sinks: Float[Tensor, " h"] | None = None,
+) -> Float[Tensor, "b t h f"]:
     """softmax(q k^T / sqrt(E)) v over the visible keys; head h reads kv head h // G (Vaswani et al. 2017; Ainslie et al. 2023).
 
     The queries are the last t of the s positions, so the same function serves training (t = s) and decoding with a cache.
+    ``scale`` stands for 1 / sqrt(E). ``cap`` makes cap tanh(score / cap) of each score (Gemma 2, 2024). ``sinks`` are logits, one a
+    head, that take part in the softmax and have no value: p_j = exp(s_j) / (exp(sink) + sum_j exp(s_j)) (gpt-oss, 2025).
     """
     groups = q.shape[2] // k.shape[2]
     grouped = rearrange(q, "b t (k g) e -> b t k g e", g=groups)
-    scores = _wide(einsum(grouped, k, "b t k g e, b s k e -> b k g t s")) * (scale or 1 / math.sqrt(q.shape[-1]))
+    scores = wide(einsum(grouped, k, "b t k g e, b s k e -> b k g t s")) * (scale or 1 / math.sqrt(q.shape[-1]))
+    scores = scores if cap is None else softcap(scores, cap)
     mask = attention_mask(q.shape[1], k.shape[1], window, documents, q.device)
     scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
-    weights = torch.softmax(scores, dim=-1).to(v.dtype)
-    return rearrange(einsum(weights, v, "b k g t s, b s k e -> b t k g e"), "b t k g e -> b t (k g) e")
+    if sinks is not None:
+        column = rearrange(wide(sinks), "(k g) -> 1 k g 1 1", g=groups).expand(*scores.shape[:-1], 1)
+        scores = torch.cat((scores, column.to(scores.dtype)), dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., : k.shape[1]].to(v.dtype)
+    return rearrange(einsum(weights, v, "b k g t s, b s k f -> b t k g f"), "b t k g f -> b t (k g) f")
 
 
 def silu(x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
@@ -128,6 +148,12 @@ def relu2(x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     return torch.relu(x).square()
 
 
+def clamped_swiglu(gate: Float[Tensor, "*n"], up: Float[Tensor, "*n"], alpha: float = 1.702, limit: float = 7.0) -> Float[Tensor, "*n"]:
+    """(u + 1) g sigmoid(alpha g) with g = min(gate, limit) and u = up within [-limit, limit] (gpt-oss, 2025)."""
+    g, u = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (u + 1) * (g * torch.sigmoid(alpha * g))
+
+
 def softcap(logits: Float[Tensor, "*n"], cap: float) -> Float[Tensor, "*n"]:
     """cap * tanh(logits / cap): keeps logits within (-cap, cap) (Gemma 2, 2024)."""
     return cap * torch.tanh(logits / cap)
@@ -143,8 +169,8 @@ def mixture_nll_reference(
 
     A target of -1 costs nothing. Gate column 0 is the network's.
     """
-    log_p = torch.log_softmax(_wide(logits), dim=-1).gather(1, targets.clamp(min=0)[:, None])
+    log_p = torch.log_softmax(wide(logits), dim=-1).gather(1, targets.clamp(min=0)[:, None])
     if gate_logits is not None and expert_log_p is not None:
-        log_gate = torch.log_softmax(_wide(gate_logits), dim=-1)
-        log_p = torch.logsumexp(log_gate + torch.cat((log_p, _wide(expert_log_p)), dim=1), dim=1, keepdim=True)
+        log_gate = torch.log_softmax(wide(gate_logits), dim=-1)
+        log_p = torch.logsumexp(log_gate + torch.cat((log_p, wide(expert_log_p)), dim=1), dim=1, keepdim=True)
     return torch.where(targets >= 0, -log_p[:, 0], 0.0)

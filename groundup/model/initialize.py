@@ -5,6 +5,7 @@ import math
 import torch
 
 from groundup.model.decoder import Decoder
+from groundup.model.parts import NormLayer
 
 EMBEDDING_STD = 1.0
 HEAD_STD = 0.001
@@ -22,29 +23,33 @@ def initialize(model: Decoder, seed: int, *, zero_outputs: bool = True) -> Decod
       start at zero and uniform like projections: they add to something that works without them. When tied, 0.02 as in GPT-2, since the
       head needs small logits.
     - Head: normal with standard deviation 0.001: the first loss is ln V and its gradient already points the right way.
-    - Gains one, biases zero, gates zero: gates open at their neutral value.
+    - Gains one (or zero where one is added to them), biases and sinks zero, gates zero: gates open at their neutral value.
+    - Learned positions: normal with standard deviation 0.02, as in GPT-2.
     """
     generator = torch.Generator().manual_seed(seed)
     depth = len(model.layers)
+    zero = {f"{name}.weight" for name, part in model.named_modules() if isinstance(part, NormLayer) and part.config.plus_one}
     for name, p in sorted(model.named_parameters()):
         parts = name.split(".")
         kind, leaf = parts[-2] if len(parts) > 1 else name, parts[-1]
-        if leaf == "bias" or name == "head_bias":
+        if leaf in ("bias", "sinks") or name == "head_bias" or name in zero:
             p.zero_()
         elif p.dim() == 1:
             p.fill_(1.0)
         elif kind == "embedding":
             _normal(p, 0.02 if model.head is None else EMBEDDING_STD, generator)
+        elif kind == "position_embedding":
+            _normal(p, 0.02, generator)
         elif kind == "head":
             _normal(p, HEAD_STD, generator)
         elif kind in ("hash_embedding", "value_gate") or name.startswith(("gate.hidden", "gate.mix")):
             p.zero_()
         elif kind in ("output", "down"):
-            _uniform(p, 0.0 if zero_outputs else 1 / math.sqrt(p.shape[1] * 2 * depth), generator)
+            _uniform(p, 0.0 if zero_outputs else 1 / math.sqrt(p.shape[-1] * 2 * depth), generator)
         elif kind == "value_embedding":
             _uniform(p, 1 / math.sqrt(model.config.d_model), generator)
         else:
-            _uniform(p, 1 / math.sqrt(p.shape[1]), generator)
+            _uniform(p, 1 / math.sqrt(p.shape[-1]), generator)
     return model
 
 

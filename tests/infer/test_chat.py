@@ -6,7 +6,7 @@ import pytest
 
 from groundup.errors import UsageError
 from groundup.infer import chat as room
-from groundup.infer.chat import ANSWERS, CONTINUES, Conversation, chat
+from groundup.infer.chat import CONTINUES, chat
 from groundup.infer.generate import generate
 from groundup.tokenizer import Tokenizer
 

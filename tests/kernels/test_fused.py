@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.config import Rotary
 from groundup.kernels import fused, native
 from groundup.kernels.attention import BLOCK
 from groundup.model import functional as F
+from groundup.model.positions import rotary_tables
 
 
 def packed(t: int, seed: int) -> torch.Tensor:
@@ -36,7 +38,7 @@ def test_attention_is_norm_rotation_offset_and_the_reference(t, shape, window, d
     n_heads, n_kv, dim = shape
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(2, t, (n_heads + 2 * n_kv) * dim, generator=generator).requires_grad_()
-    owners, rotary = packed(t, seed) if documents else None, F.rotary_tables(torch.arange(t), dim, 10_000.0)
+    owners, rotary = packed(t, seed) if documents else None, rotary_tables(torch.arange(t), dim, Rotary(10_000.0))
     sizes = {"n_heads": n_heads, "n_kv_heads": n_kv, "eps": 1e-6}
     ours = fused.attention(x, rotary, owners, window=window, offset_keys=offset_keys, **sizes)
     exact = x.detach().double().requires_grad_()

@@ -14,6 +14,7 @@ from groundup.kernels.attention import BLOCK
 from groundup.model import functional as F
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
+from groundup.model.positions import rotary_tables
 
 V, D, T = 37, 8, 12
 # torch's counter passes over this one
@@ -174,7 +175,7 @@ def test_the_layer_by_hand():
     one, x = model.layers[0], model.embedding.weight[tokens]
     h = torch_f.rms_norm(x, (D,), one.mixer_norm.weight, 1e-6)
     q, k, v = (torch_f.linear(h, p.weight, p.bias).view(2, T, 2, 4) for p in (one.mixer.query, one.mixer.key, one.mixer.value))
-    tables = F.rotary_tables(torch.arange(T), 4, 10_000.0)
+    tables = rotary_tables(torch.arange(T), 4, Rotary(10_000.0))
     q, k = F.rotate(q, *tables), F.rotate(k, *tables)
     a = torch_f.scaled_dot_product_attention(*(y.transpose(1, 2) for y in (q, k, v)), is_causal=True).transpose(1, 2).reshape(2, T, 8)
     x = x + torch_f.linear(a, one.mixer.output.weight, one.mixer.output.bias)

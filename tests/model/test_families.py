@@ -25,7 +25,7 @@ def export(model: Decoder, folder, **options) -> None:
 
 def import_model(folder) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
     model = open_pretrained(folder).load(dtype=None)
-    return model.config, dict(model.named_parameters())
+    return model.config, model.state_dict()
 
 
 def shape(family: str, *, tied: bool = False, theta: float = 5000.0, eps: float = 1e-5) -> ModelConfig:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as torch_f
 
-from groundup.config import Norm
+from groundup.config import Norm, Rotary
 from groundup.model import functional as F
+from groundup.model.positions import rotary_tables
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -70,7 +71,7 @@ def test_activations_and_their_gradients(ours, theirs):
 def test_rotation_by_hand():
     """Pair (x_i, x_{i + E/2}) as a complex number is multiplied by e^(i position theta^(-2i/E))."""
     x, positions = randn(1, 5, 2, 6), torch.tensor([0, 1, 2, 7, 100])
-    turned = F.rotate(x, *F.rotary_tables(positions, 6, 50.0))
+    turned = F.rotate(x, *rotary_tables(positions, 6, Rotary(50.0)))
     numbers = torch.complex(x[..., :3], x[..., 3:])
     angles = positions.double()[:, None] * 50.0 ** (-torch.arange(3).double() / 3)
     expected = numbers * torch.polar(torch.ones_like(angles), angles)[None, :, None]
@@ -81,7 +82,7 @@ def test_rotation_by_hand():
 @settings(max_examples=20)
 def test_a_rotated_product_depends_on_the_distance_only(shift, gap):
     q, k = randn(1, 1, 1, 8), randn(1, 1, 1, 8, seed=1)
-    tables = [F.rotary_tables(torch.tensor([p]), 8, 100.0) for p in (gap, 0, shift + gap, shift)]
+    tables = [rotary_tables(torch.tensor([p]), 8, Rotary(100.0)) for p in (gap, 0, shift + gap, shift)]
     near, far = ((F.rotate(q, *a) * F.rotate(k, *b)).sum() for a, b in (tables[:2], tables[2:]))
     close(near, far, 1e-5)
 
@@ -115,7 +116,7 @@ def test_attention_takes_a_scale_of_its_own():
 def test_gradients_of_the_parametrized_layers():
     x, w, b = randn(2, 3, 4).requires_grad_(), randn(4, seed=1).requires_grad_(), randn(4, seed=2).requires_grad_()
     weight = randn(5, 4, seed=3).requires_grad_()
-    tables = F.rotary_tables(torch.arange(3), 4, 10.0)
+    tables = rotary_tables(torch.arange(3), 4, Rotary(10.0))
     assert torch.autograd.gradcheck(lambda x, w: F.linear(x, w), (x, weight))
     assert torch.autograd.gradcheck(F.rms_norm, (x, w))
     assert torch.autograd.gradcheck(F.layer_norm, (x, w, b))

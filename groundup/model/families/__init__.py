@@ -5,12 +5,23 @@ from typing import Any
 
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
+from groundup.model.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from groundup.model.families.family import Family, TensorMap
-from groundup.model.families.llama import LLAMA, QWEN3
+from groundup.model.families.gemma import GEMMA2, GEMMA3
+from groundup.model.families.gpt2 import GPT2
+from groundup.model.families.gpt_oss import GPT_OSS
+from groundup.model.families.llama import LLAMA, SMOLLM3
+from groundup.model.families.mistral import MISTRAL, MIXTRAL
+from groundup.model.families.olmo import OLMO2, OLMO3
+from groundup.model.families.qwen import QWEN2, QWEN3, QWEN3_MOE
 
 __all__ = ["FAMILIES", "Family", "TensorMap", "family_named", "family_of", "from_family", "to_family"]
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (LLAMA, QWEN3)}
+_ALL = (
+    *(LLAMA, QWEN3, QWEN2, MISTRAL, SMOLLM3, QWEN3_MOE, MIXTRAL),
+    *(OLMO2, OLMO3, GEMMA2, GEMMA3, GPT_OSS, DEEPSEEK_V2, DEEPSEEK_V3, GPT2),
+)
+FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
 """By ``model_type``; where several can say a configuration, the first of them is its family."""
 
 
@@ -23,7 +34,7 @@ def family_named(values: Mapping[str, Any], where: str = "config.json") -> Famil
 
 
 def from_family(values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-    """The configuration that a ``config.json`` describes; UsageError naming the key that is missing or asks for what the decoder does not do."""
+    """The configuration that a ``config.json`` describes; UsageError as ``Family.read`` has it."""
     return family_named(values, where).read(values, where)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ class TensorMap(NamedTuple):
     """
 
     ours: tuple[str, ...]
-    """Names in the decoder's ``named_parameters()``."""
+    """Names in the decoder's ``state_dict()``: parameters, and the buffers of routers."""
     theirs: tuple[str, ...]
     """Names in their weight file."""
     load: Callable[[Tensors], Tensors] = same
@@ -51,15 +52,22 @@ class Family:
     values: Callable[[ModelConfig], dict[str, Any]]
     """Ours -> their ``config.json``. Only meant for a configuration that this family can say: see ``difference``."""
     tensors: Callable[[ModelConfig], Iterable[TensorMap]]
-    """The tensors of a configuration, each parameter of ours once; a tied head is not among them."""
+    """The tensors of a configuration, each of ours once; a tied head is not among them."""
     prefix: str = "model."
     """What their names begin with; files of the model without its head may leave it out."""
     ignored: str = r"lm_head\.weight|.*rotary_emb\.inv_freq"
-    """A regular expression over whole names: tensors that a file may hold beyond ``tensors``. A tied head may be stored again, and old
-    files store their rotary frequencies."""
+    """A regular expression over whole names: see ``ignores``. A tied head may be stored again, and old files store rotary frequencies."""
+    extra_layers: bool = False
+    """Whether files may hold layers after the last one, for the prediction of further tokens."""
+
+    def ignores(self, name: str, config: ModelConfig) -> bool:
+        """Whether a file may hold a tensor of this name that is none of ``tensors`` and changes nothing."""
+        layer = re.match(re.escape(self.prefix) + r"layers\.(\d+)\.", name)
+        extra = self.extra_layers and layer is not None and int(layer[1]) >= len(config.layers)
+        return extra or re.fullmatch(self.ignored, name) is not None
 
     def read(self, values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-        """``config`` of a ``config.json``'s content; UsageError naming the key that is missing, or asks for what the decoder does not do."""
+        """``config`` of a ``config.json``; UsageError naming the key that is missing, or asks for what the decoder does not do."""
         return self.config(Values(values, where))
 
     def write(self, config: ModelConfig) -> dict[str, Any]:

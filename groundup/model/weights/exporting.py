@@ -17,7 +17,7 @@ from torch import Tensor
 from groundup.errors import GroundupError, UsageError
 from groundup.files import write_json
 from groundup.model.decoder import Decoder
-from groundup.model.families import FAMILIES, TensorMap, to_family
+from groundup.model.families import FAMILIES, Family, TensorMap, to_family
 from groundup.model.pretrained import Pretrained
 from groundup.model.weights.sources import INDEX, WHOLE
 from groundup.tokenizer import END_OF_TEXT, Tokenizer
@@ -32,6 +32,7 @@ def export_model(
     *,
     tokenizer: Path | None = None,
     origin: Pretrained | None = None,
+    family: Family | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes ``config.json``, ``generation_config.json``, the weights in the precision they have, and the tokenizer's files.
@@ -39,13 +40,15 @@ def export_model(
     Args:
         tokenizer: a ``tokenizer.json`` of ours, which is copied; <|endoftext|> is then the token that begins and ends a text.
         origin: the files that the model was loaded from, from which tokenizer, special tokens and chat template are taken instead.
+        family: whose folder it becomes: by default that of the origin, or the first that can say the configuration.
         shard_bytes: of weights in one file; beyond it there are several, with an index.
 
     The folder gets its name once it is complete. Raises UsageError for a model that no family describes, a tokenizer with more tokens than
     the model, or a folder that has something in it; GroundupError for a disk that fails.
     """
     config = model.config
-    values = to_family(config) if origin is None else origin.family.write(config)
+    family = family or (origin and origin.family)
+    values = to_family(config) if family is None else family.write(config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already: choose another folder")
     known = Tokenizer.load(tokenizer) if tokenizer is not None else origin.tokenizer if origin is not None else None
@@ -91,7 +94,7 @@ def _write_tokenizer(tokenizer: Tokenizer, folder: Path, file: Path | None, orig
 
 def _write_weights(model: Decoder, maps: list[TensorMap], folder: Path, shard_bytes: int) -> None:
     """One file, or shards with an index; beside the model itself no more is held than what a shard's maps have to rearrange."""
-    ours = dict(model.named_parameters())
+    ours = model.state_dict()
     shards = _shards(maps, ours, shard_bytes)
     if len(shards) == 1:
         _save(shards[0], ours, folder / WHOLE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 
 import torch
@@ -21,8 +20,8 @@ def load_model(
     """A decoder with the weights of a source; at no time is there more in memory than it and one tensor (or the few that one map joins).
 
     Args:
-        dtype: of the parameters; None keeps what is stored, e.g. bf16. A tensor that is stored in it on a CPU is not even copied: its pages
-            are read from the file when they are first used.
+        dtype: of parameters and buffers; None keeps what is stored, e.g. bf16. A tensor that is stored in it on a CPU is not even copied: its
+            pages are read from the file when they are first used.
 
     Raises GroundupError naming the tensor that is missing, of another shape, or unknown, before any is read.
     """
@@ -42,7 +41,7 @@ def check_weights(source: Source, family: Family, config: ModelConfig) -> dict[s
     Raises GroundupError unless the source has exactly the tensors that the configuration asks for, in their shapes.
     """
     with torch.device("meta"):
-        ours = dict(Decoder(config).named_parameters())
+        ours = Decoder(config).state_dict()
     maps = list(family.tensors(config))
     unread = set(source.names())
     names = _names_in(unread, maps, family)
@@ -56,7 +55,7 @@ def check_weights(source: Source, family: Family, config: ModelConfig) -> dict[s
                     "get weights and config.json of one model"
                 )
             unread.discard(names[name])
-    if unknown := sorted(name for name in unread if not re.fullmatch(family.ignored, name)):
+    if unknown := sorted(name for name in unread if not family.ignores(name, config)):
         raise GroundupError(
             f"{source.where}: the weights have {unknown[0]}, which the configuration does not ask for; get both of one model"
         )
@@ -71,5 +70,6 @@ def _names_in(known: Collection[str], maps: Sequence[TensorMap], family: Family)
 
 
 def _assign(model: Decoder, name: str, tensor: torch.Tensor) -> None:
-    module, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(module), leaf, nn.Parameter(tensor))
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    setattr(module, leaf, tensor if leaf in dict(module.named_buffers(recurse=False)) else nn.Parameter(tensor))
