@@ -47,3 +47,9 @@ def test_mxfp4_knows_all_sixteen_numbers():
     blocks = torch.arange(0, 256, 17, dtype=torch.uint8).reshape(1, 16)  # each number twice
     found = mxfp4(blocks, torch.tensor([128], dtype=torch.uint8))[::2]
     assert found.tolist() == [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K"])
+def test_a_scale_that_is_no_number_is_damage(kind):
+    with pytest.raises(ValueError, match="not finite"):
+        dequantize(kind, np.full((3, BLOCKS[kind][1]), 255, np.uint8))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,18 @@ from groundup.tokenizer import END_OF_TEXT, Tokenizer
 
 SHARD_BYTES = 5_000_000_000
 """A file holds no more, unless one tensor does."""
+
+_TOKENIZER_FILES = (
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    ),
+    *("tokenizer.model", "vocab.json", "merges.txt"),
+)
 
 
 def export_model(
@@ -51,18 +63,26 @@ def export_model(
     values = to_family(config) if family is None else family.write(config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already: choose another folder")
-    known = Tokenizer.load(tokenizer) if tokenizer is not None else origin.tokenizer if origin is not None else None
-    if known is not None and tokenizer is not None and known.vocab_size > config.vocab_size:
+    known = None if tokenizer is None else Tokenizer.load(tokenizer)
+    if known is not None and known.vocab_size > config.vocab_size:
         raise UsageError(f"{tokenizer} has {known.vocab_size} tokens, the model {config.vocab_size}: give the tokenizer of its run")
     generation = _generation(known, origin)
-    ids = {f"{key}_token_id": (origin.values if origin else generation).get(f"{key}_token_id") for key in ("bos", "eos")}
+    ids = {f"{key}_token_id": (origin.values if origin else generation).get(f"{key}_token_id") for key in ("bos", "eos", "pad")}
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     with _new_folder(folder) as partial:
         write_json(partial / "config.json", {**values, "torch_dtype": dtype, **ids})
         write_json(partial / "generation_config.json", generation)
         _write_weights(model, list(FAMILIES[values["model_type"]].tensors(config)), partial, shard_bytes)
-        if known is not None:
-            _write_tokenizer(known, partial, tokenizer, origin, config.context_length)
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, partial / "tokenizer.json")
+            special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT}
+            write_json(partial / "tokenizer_config.json", _tokenizer_config(special, config.context_length))
+        elif origin is not None and origin.gguf is None:
+            for name in _TOKENIZER_FILES:
+                if (origin.path / name).exists():
+                    shutil.copyfile(origin.path / name, partial / name)
+        elif origin is not None:
+            _write_tokenizer(origin, partial)
 
 
 def _generation(tokenizer: Tokenizer | None, origin: Pretrained | None) -> dict[str, Any]:
@@ -73,23 +93,21 @@ def _generation(tokenizer: Tokenizer | None, origin: Pretrained | None) -> dict[
     return {"do_sample": True, "bos_token_id": tokenizer.end_of_text, "eos_token_id": tokenizer.end_of_text}
 
 
-def _write_tokenizer(tokenizer: Tokenizer, folder: Path, file: Path | None, origin: Pretrained | None, context_length: int) -> None:
-    if file is None and origin is not None and origin.gguf is None and (origin.path / "tokenizer.json").exists():
-        file = origin.path / "tokenizer.json"
-    if file is None:
-        tokenizer.save(folder)
-    else:
-        shutil.copyfile(file, folder / "tokenizer.json")
-    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if origin is None else dict(origin.special)
-    template = {} if origin is None or origin.chat_template is None else {"chat_template": origin.chat_template}
-    said = {
+def _tokenizer_config(special: Mapping[str, str], context_length: int) -> dict[str, Any]:
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **special,
         "model_max_length": context_length,
         "clean_up_tokenization_spaces": False,
-        "add_bos_token": bool(tokenizer.template.before),
+        "add_bos_token": False,
     }
-    write_json(folder / "tokenizer_config.json", said | template)
+
+
+def _write_tokenizer(origin: Pretrained, folder: Path) -> None:
+    """What the header of a GGUF file says of its tokenizer, as a folder says it."""
+    origin.tokenizer.save(folder)
+    said = _tokenizer_config(origin.special, origin.config.context_length) | {"add_bos_token": bool(origin.tokenizer.template.before)}
+    write_json(folder / "tokenizer_config.json", said | ({} if origin.chat_template is None else {"chat_template": origin.chat_template}))
 
 
 def _write_weights(model: Decoder, maps: list[TensorMap], folder: Path, shard_bytes: int) -> None:

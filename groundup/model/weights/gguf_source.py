@@ -71,7 +71,10 @@ class GGUFSource:
                 raise GroundupError(f"{self.where}: {stored.name} has {stored.shape[0]} rows, which {heads} heads do not divide")
             rows = blocks.reshape(stored.shape[0], -1)  # before unpacking, when there are fewer bytes to move
             blocks = rearrange(rows, "(h i two) b -> (h two i) b", h=heads, two=2).reshape(blocks.shape)
-        return torch.from_numpy(dequantize(stored.kind, blocks)).view(stored.shape)
+        try:
+            return torch.from_numpy(dequantize(stored.kind, blocks)).view(stored.shape)
+        except ValueError as error:
+            raise GroundupError(f"{self.where} is broken: {stored.name} ({error}); get it again") from error
 
 
 def check_architecture(file: GGUFFile) -> None:

@@ -19,7 +19,8 @@ _AT_ONCE = 1 << 12  # blocks: what is in work then stays in the cache, and besid
 def dequantize(kind: str, blocks: UInt8[np.ndarray, "n b"]) -> Float[np.ndarray, " m"]:
     """The numbers of N blocks of a kind that ``gguf_file.BLOCKS`` lists, fp32, one after the other: m = N E.
 
-    The layouts are those of ``ggml-quants.c`` (llama.cpp). A kind of one number a block is read as it is.
+    The layouts are those of ``ggml-quants.c`` (llama.cpp). A kind of one number a block is read as it is. Raises ValueError for a block
+    whose scale is infinite or no number, which no quantizer writes.
     """
     if kind in ("F32", "F16"):
         return blocks.reshape(-1).view("<f4" if kind == "F32" else "<f2").astype(np.float32)
@@ -31,9 +32,12 @@ def dequantize(kind: str, blocks: UInt8[np.ndarray, "n b"]) -> Float[np.ndarray,
     return out.reshape(-1)
 
 
-def _halves(blocks: np.ndarray, start: int, count: int = 1) -> np.ndarray:
-    """``count`` numbers in fp16 at a byte of each block, as fp32, shape [N, count]."""
-    return np.ascontiguousarray(blocks[:, start : start + 2 * count]).view("<f2").astype(np.float32)
+def _scale(blocks: np.ndarray, start: int) -> np.ndarray:
+    """A number in fp16 at a byte of each block, as fp32, shape [N, 1]."""
+    found = np.ascontiguousarray(blocks[:, start : start + 2]).view("<f2").astype(np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError("a block's scale is not finite")
+    return found
 
 
 def _nibbles(packed: np.ndarray, out: np.ndarray) -> None:
@@ -45,28 +49,28 @@ def _q4_0(blocks: np.ndarray, out: np.ndarray) -> None:
     """d (q - 8); the first 16 numbers are the low halves of 16 bytes, the others the high ones."""
     _nibbles(blocks[:, 2:], out.reshape(-1, 2, 16))
     out -= 8
-    out *= _halves(blocks, 0)
+    out *= _scale(blocks, 0)
 
 
 def _q4_1(blocks: np.ndarray, out: np.ndarray) -> None:
     """d q + m, in the order of Q4_0."""
     _nibbles(blocks[:, 4:], out.reshape(-1, 2, 16))
-    out *= _halves(blocks, 0)
-    out += _halves(blocks, 2)
+    out *= _scale(blocks, 0)
+    out += _scale(blocks, 2)
 
 
 def _q8_0(blocks: np.ndarray, out: np.ndarray) -> None:
     """d q, q a signed byte."""
     out[:] = blocks[:, 2:].view(np.int8)
-    out *= _halves(blocks, 0)
+    out *= _scale(blocks, 0)
 
 
 def _q4_k(blocks: np.ndarray, out: np.ndarray) -> None:
     """d s_j q - m o_j in eight parts j of 32, s and o of six bits each; of 32 bytes the low halves are a part, the high ones the next."""
     packed = rearrange(blocks[:, 4:16], "n (group j) -> n group j", j=4)  # four bits of the last four s and o hide above the first
     high = packed[:, :2] >> 6
-    scales = np.concatenate((packed[:, 0] & 63, (packed[:, 2] & 15) | (high[:, 0] << 4)), axis=1) * _halves(blocks, 0)
-    offsets = np.concatenate((packed[:, 1] & 63, (packed[:, 2] >> 4) | (high[:, 1] << 4)), axis=1) * _halves(blocks, 2)
+    scales = np.concatenate((packed[:, 0] & 63, (packed[:, 2] & 15) | (high[:, 0] << 4)), axis=1) * _scale(blocks, 0)
+    offsets = np.concatenate((packed[:, 1] & 63, (packed[:, 2] >> 4) | (high[:, 1] << 4)), axis=1) * _scale(blocks, 2)
     _nibbles(rearrange(blocks[:, 16:], "n (pair i) -> n pair i", i=32), out.reshape(-1, 4, 2, 32))
     parts = out.reshape(-1, 8, 32)
     parts *= scales[..., None]
@@ -77,7 +81,7 @@ def _q6_k(blocks: np.ndarray, out: np.ndarray) -> None:
     """d s_j (q - 32) in sixteen parts j of 16, s a signed byte; q is four bits of one byte and two of another."""
     low = rearrange(blocks[:, :128], "n (half two i) -> n half two i", half=2, two=2)
     high = rearrange(blocks[:, 128:192], "n (half i) -> n half i", half=2)
-    scales = blocks[:, 192:208].view(np.int8) * _halves(blocks, 208)
+    scales = blocks[:, 192:208].view(np.int8) * _scale(blocks, 208)
     quarters = out.reshape(-1, 2, 4, 32)
     for quarter in range(4):
         bits = (low[:, :, quarter % 2] >> (4 * (quarter // 2))) & 15

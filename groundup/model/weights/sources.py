@@ -52,12 +52,12 @@ class SafetensorsFolder:
         self.where = str(folder)
         self._files = {}
         index = folder / INDEX
-        if index.exists():
+        if (folder / WHOLE).exists():
+            places = None
+        elif index.exists():
             places = read_json(index).get("weight_map")
             if not isinstance(places, dict) or not all(isinstance(name, str) and Path(name).name == name for name in places.values()):
                 raise GroundupError(f"{index} is broken: its weight_map does not name files beside it; get it again")
-        elif (folder / WHOLE).exists():
-            places = None
         else:
             _refuse(folder)
         for file in [WHOLE] if places is None else sorted(set(places.values())):
