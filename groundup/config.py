@@ -1,8 +1,8 @@
 """What a model is, as data: a tree of small frozen dataclasses, walked by ``model`` (to build), ``account`` (to count) and ``infer``.
 
-A model is an embedding, a tuple of layers and a head. A layer is a mixer (``Attention``, ``LatentAttention``) and an MLP (``Dense``,
-``Experts``) with their norms. Nothing here imports torch,
-and nothing here has a method that computes: counting is ``account``'s work, building is ``model``'s.
+A model is an embedding, a tuple of layers and a head. A layer is a mixer (``Attention``, ``LatentAttention``,
+``LinearMixer``) and an MLP (``Dense``, ``Experts``) with their norms. Nothing here imports torch, and nothing here has a method that
+computes: counting is ``account``'s work, building is ``model``'s.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class YarnScaling:
     truncate: bool = True
     """Whether the ends of the ramp between them are rounded outward to whole dims."""
     attention_factor: float | None = None
-    """What cos and sin are multiplied by; None is m(mscale) / m(mscale_all_dim), or m(1) where one of them is 0, m(x) = 0.1 x ln factor + 1."""
+    """What cos and sin are multiplied by; None is m(mscale) / m(mscale_all_dim), or m(1) where one of them is 0, with
+    m(x) = 0.1 x ln factor + 1."""
     mscale: float = 0.0
     """See attention_factor."""
     mscale_all_dim: float = 0.0
@@ -126,6 +127,8 @@ class Attention:
     """Whether each head has a learned logit that takes part in the softmax and has no value (gpt-oss, 2025)."""
     scale: float | None = None
     """What products of queries and keys are multiplied by; None is head_dim^-1/2."""
+    output_gate: bool = False
+    """Whether the heads' outputs are multiplied by a sigmoid of a projection of the stream (Qwen3-Next, 2025)."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,28 @@ class LatentAttention:
     """Norm of the latents."""
     bias: bool = False
     """Biases on the projections of the stream and on the output."""
+
+
+DELTA_CHUNK = 64
+"""Tokens that a linear mixer takes at a time."""
+
+
+@dataclass(frozen=True)
+class LinearMixer:
+    """The gated delta rule (Yang, Kautz & Hatamizadeh 2025), as in Qwen3-Next: time linear in the text, and a state of fixed size."""
+
+    n_heads: int
+    """Heads, each with values and a state [key_dim, value_dim]."""
+    n_key_heads: int
+    """Heads of queries and keys; divides n_heads."""
+    key_dim: int
+    """Width of a head's queries and keys."""
+    value_dim: int
+    """Width of a head's values."""
+    conv_width: int = 4
+    """Tokens that the convolution before the rule sees, the position itself counted."""
+    norm: Norm = Norm()
+    """Norm of each head's output, before its gate."""
 
 
 Activation = Literal["swiglu", "geglu", "clamped_swiglu", "gelu", "relu2"]
@@ -223,7 +248,7 @@ class Experts:
 class Layer:
     """One layer: x + mixer(norm(x)), then x + mlp(norm(x)), with the norms where ``placement`` puts them."""
 
-    mixer: Attention | LatentAttention
+    mixer: Attention | LatentAttention | LinearMixer
     mlp: Dense | Experts
     norm: Norm = Norm()
     placement: Literal["pre", "post", "sandwich", "after"] = "pre"
@@ -307,8 +332,10 @@ def check(config: ModelConfig) -> ModelConfig:
         _check_norm(layer.norm)
         if isinstance(layer.mixer, Attention):
             _check_attention(layer.mixer, where)
-        else:
+        elif isinstance(layer.mixer, LatentAttention):
             _check_latent(layer.mixer, where)
+        else:
+            _check_linear(layer.mixer, where)
         if isinstance(layer.mlp, Experts):
             _check_experts(layer.mlp, where)
         else:
@@ -364,6 +391,13 @@ def _check_latent(a: LatentAttention, where: str) -> None:
     if a.q_rank is not None:
         _at_least_one(a, ("q_rank",), where)
     _check_rotary(a.rotary, a.rotary_dim, where)
+
+
+def _check_linear(a: LinearMixer, where: str) -> None:
+    _check_norm(a.norm)
+    _at_least_one(a, ("n_heads", "n_key_heads", "key_dim", "value_dim", "conv_width"), where)
+    if a.n_heads % a.n_key_heads:
+        raise UsageError(f"{where}: n_heads {a.n_heads} is not a multiple of n_key_heads {a.n_key_heads}")
 
 
 def _check_experts(mlp: Experts, where: str) -> None:
@@ -436,8 +470,8 @@ def _best_kind(kinds: list[Any], value: Any) -> Any:
     """Of dataclasses that a value may be, the first that has all its keys and needs no other; else the one that knows most of them."""
     keys = set(value) if isinstance(value, dict) else set()
 
-    def misses(kind: Any) -> int:
+    def misses(kind: Any) -> tuple[int, int]:
         fields = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(kind)}
-        return len(keys - set(fields)) + sum(needed and name not in keys for name, needed in fields.items())
+        return len(keys - set(fields)), sum(needed and name not in keys for name, needed in fields.items())
 
     return min(kinds, key=misses)

@@ -5,7 +5,26 @@ import json
 
 import pytest
 
-from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior, Rotary, check, from_dict, to_dict
+from groundup.config import (
+    Attention,
+    Dense,
+    Experts,
+    HashEmbedding,
+    LatentAttention,
+    Layer,
+    LinearMixer,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    Norm,
+    Prior,
+    Rotary,
+    Router,
+    YarnScaling,
+    check,
+    from_dict,
+    to_dict,
+)
 from groundup.errors import UsageError
 
 WHOLE = ModelConfig(
@@ -25,6 +44,32 @@ WHOLE = ModelConfig(
 )
 
 
+FAMILIES = ModelConfig(
+    100,
+    32,
+    64,
+    (
+        Layer(Attention(4, 2, 8, rotary=Rotary(1e4, LinearScaling(2.0)), softcap=5.0, sinks=True), Dense(64, "geglu"), placement="after"),
+        Layer(Attention(4, 2, 8, rotary=Rotary(1e4, Llama3Scaling(8.0)), qk_norm=Norm(), qk_norm_over="projection"), Experts(4, 2, 16)),
+        Layer(
+            LatentAttention(4, 8, 4, 6, 10, rotary=Rotary(1e4, YarnScaling(4.0, 16, mscale=1.0), interleaved=True)),
+            Experts(8, 2, 16, Router("sigmoid", selection_bias=True, n_groups=4, n_active_groups=2), shared=Dense(32)),
+        ),
+        Layer(LinearMixer(4, 2, 6, 8), Dense(64)),
+    ),
+    learned_positions=True,
+    embedding_scale=2.0,
+)
+
+
+def mixer(kind: Attention | LatentAttention | LinearMixer, mlp: Dense | Experts = WHOLE.layers[0].mlp) -> ModelConfig:
+    return ModelConfig(100, 32, 64, (Layer(kind, mlp),))
+
+
+def experts(**fields) -> ModelConfig:
+    return mixer(WHOLE.layers[0].mixer, Experts(**({"n_experts": 8, "n_active": 2, "d_ff": 16} | fields)))
+
+
 def attention(**fields) -> ModelConfig:
     return ModelConfig(100, 32, 64, (Layer(Attention(**({"n_heads": 4, "n_kv_heads": 2, "head_dim": 8} | fields)), Dense(64)),))
 
@@ -32,6 +77,28 @@ def attention(**fields) -> ModelConfig:
 def test_json_and_back_is_the_same():
     assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(WHOLE)))) == WHOLE
     assert check(WHOLE) is WHOLE
+    assert from_dict(ModelConfig, json.loads(json.dumps(to_dict(FAMILIES)))) == check(FAMILIES)
+
+
+def test_a_file_from_before_there_were_other_kinds_is_read():
+    values = {"mixer": {"n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "rotary": {"theta": 500.0}, "window": 7}, "mlp": {"d_ff": 64}}
+    assert from_dict(Layer, values) == Layer(Attention(4, 2, 8, rotary=Rotary(500.0), window=7), Dense(64))
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"mixer": {"n_heads": 4, "kv_rank": 8}, "mlp": {"d_ff": 64}}, "config.mixer: missing key 'head_dim'"),
+        (
+            {"mixer": {"n_heads": 4, "n_kv_heads": 2, "head_dim": 8, "kv_rank": 8}, "mlp": {"d_ff": 64}},
+            "config.mixer: unknown key 'kv_rank'",
+        ),
+        ({"mixer": {"n_heads": 4, "n_kv_heads": 2, "head_dim": 8}, "mlp": {"d_ff": 64, "n_experts": 4}}, "config.mlp: "),
+    ],
+)
+def test_a_part_that_is_no_kind_is_read_as_the_nearest_and_refused(values, what):
+    with pytest.raises(UsageError, match=what):
+        from_dict(Layer, values)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +113,24 @@ def test_json_and_back_is_the_same():
         (attention(head_dim=6, key_offset=True), "multiple of 4"),
         (attention(window=0), "window"),
         (attention(n_kv_heads=0), "at least 1"),
+        (attention(softcap=0.0), "softcap must be above 0"),
+        (attention(scale=-1.0), "scale must be above 0"),
+        (attention(rotary=Rotary(dims=12)), "at most head_dim 8, not 12"),
+        (attention(rotary=Rotary(scaling=LinearScaling(0.5))), "factor of a rotary scaling"),
+        (attention(rotary=Rotary(scaling=Llama3Scaling(8.0, 4.0, 4.0))), "low_frequency_factor must be below"),
+        (dataclasses.replace(WHOLE, final_norm=Norm(weight=False, plus_one=True)), "plus_one"),
+        (mixer(LatentAttention(4, 8, 3, 6, 10)), "even head_dim, not 3"),
+        (mixer(LatentAttention(4, 8, 4, 6, 0)), "kv_rank must be at least 1"),
+        (mixer(LatentAttention(4, 8, 4, 6, 10, q_rank=0)), "q_rank must be at least 1"),
+        (mixer(LinearMixer(4, 3, 6, 8)), "not a multiple of n_key_heads 3"),
+        (mixer(LinearMixer(4, 2, 0, 8)), "key_dim must be at least 1"),
+        (experts(n_active=9), "n_active 9 is more than the 8 experts"),
+        (experts(n_active=0), "n_active must be at least 1"),
+        (experts(router=Router(n_groups=3)), "n_experts 8 is not a multiple of n_groups 3"),
+        (experts(router=Router(n_groups=2, n_active_groups=3)), "n_active_groups 3"),
+        (experts(router=Router(n_groups=8, n_active_groups=2, group_score="top2")), "groups of at least 2"),
+        (experts(router=Router("softmax_of_chosen", selection_bias=True)), "softmax_of_chosen"),
+        (experts(shared_gate=True), "shared_gate needs"),
     ],
 )
 def test_nonsense_is_refused_by_name(config, what):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from groundup.account.cost import Cost, cost
 from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN
-from groundup.config import Attention, LatentAttention, ModelConfig
+from groundup.config import Attention, LatentAttention, LinearMixer, ModelConfig
 from groundup.errors import UsageError
 
 SPARSE_OVER_DENSE = 2.0
@@ -46,16 +46,20 @@ def active_parameters(counted: Cost) -> int:
 def attention_square(config: ModelConfig, seq_len: int) -> int:
     """12 L H E T: FLOPs a token of scores and weighted values, forward and backward, as if every query met every key.
 
-    Of latent attention 6 H (E + R + V) T a layer: its keys and values differ in width.
+    Of latent attention 6 H (E + R + V) T a layer, since its keys and values differ in width; a linear mixer has no such square.
     """
-    return sum(6 * sum(_widths(layer.mixer)) * layer.mixer.n_heads * seq_len for layer in config.layers)
+    return sum(6 * _width(layer.mixer) * layer.mixer.n_heads * seq_len for layer in config.layers)
 
 
-def _widths(mixer: Attention | LatentAttention) -> tuple[int, int]:
-    """Of a head's keys and values."""
-    if isinstance(mixer, LatentAttention):
-        return mixer.head_dim + mixer.rotary_dim, mixer.value_dim
-    return mixer.head_dim, mixer.head_dim
+def _width(mixer: Attention | LatentAttention | LinearMixer) -> int:
+    """Of a head's keys and values, together."""
+    match mixer:
+        case LatentAttention():
+            return mixer.head_dim + mixer.rotary_dim + mixer.value_dim
+        case LinearMixer():
+            return 0
+        case Attention():
+            return 2 * mixer.head_dim
 
 
 def attention_forward(counted: Cost, *, executed: bool = False) -> float:

@@ -1,9 +1,10 @@
 """Parameters and FLOPs of a decoder, exactly, from its ModelConfig alone: one tree whose sums are every other number.
 
-Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products count, so norms, activations, rotations, softmax and the
-loss are 0, and so is an embedding lookup (their bytes count: see ``account.work``). Backward is twice forward (one product for the
-input's gradient, one for the weight's), once where the input needs no gradient. Attention counts the query-key pairs that the mask lets
-through: *model* FLOPs. The pairs that a kernel computes and then masks are in the *executed* FLOPs and nowhere else.
+Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products count (and the triangular solves of a linear mixer), so norms,
+activations, rotations, softmax and the loss are 0, and so is an embedding lookup (their bytes count: see ``account.work``). Backward is
+twice forward (one product for the input's gradient, one for the weight's), once where the input needs no gradient. Attention counts the
+query-key pairs that the mask lets through: *model* FLOPs. The pairs that a kernel computes and then masks are in the *executed* FLOPs and
+nowhere else.
 
 Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
 """
@@ -19,8 +20,21 @@ from typing import Literal, NamedTuple
 from groundup.account import work
 from groundup.account.attention_work import AttentionWork, key_blocks
 from groundup.account.execution import IDEAL, Execution
-from groundup.account.work import NOTHING, StepWork, moved_bytes
-from groundup.config import GATED, PRIOR_GATE_WIDTH, Attention, Dense, Experts, LatentAttention, Layer, ModelConfig, Norm, check
+from groundup.account.work import NOTHING, Pass, StepWork, moved_bytes
+from groundup.config import (
+    DELTA_CHUNK,
+    GATED,
+    PRIOR_GATE_WIDTH,
+    Attention,
+    Dense,
+    Experts,
+    LatentAttention,
+    Layer,
+    LinearMixer,
+    ModelConfig,
+    Norm,
+    check,
+)
 from groundup.errors import UsageError
 
 Kind = Literal["matrix", "table", "head", "gate", "vector"]
@@ -352,12 +366,16 @@ _NORMS = {
 
 
 def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Component:
-    d = config.d_model
-    mixer, mlp = layer.mixer, layer.mlp
-    parts = (
-        _latent(f"{name}.mixer", mixer, d, seq) if isinstance(mixer, LatentAttention) else _attention(f"{name}.mixer", mixer, config, seq),
-        _experts(f"{name}.mlp", mlp, d, seq) if isinstance(mlp, Experts) else _dense(f"{name}.mlp", mlp, d, seq),
-    )
+    d, mixer = config.d_model, f"{name}.mixer"
+    match layer.mixer:
+        case LatentAttention():
+            mixing = _latent(mixer, layer.mixer, d, seq)
+        case LinearMixer():
+            mixing = _linear_mixer(mixer, layer.mixer, d, seq)
+        case Attention():
+            mixing = _attention(mixer, layer.mixer, config, seq)
+    mlp = layer.mlp
+    parts = (mixing, _experts(f"{name}.mlp", mlp, d, seq) if isinstance(mlp, Experts) else _dense(f"{name}.mlp", mlp, d, seq))
     parts += tuple(_norm(f"{name}.{norm}", layer.norm, d, seq) for norm in _NORMS[layer.placement])
     return Component(name, parts=(*parts, Component(f"{name}.residual", own_work=work.residual(seq.length, d))))
 
@@ -384,6 +402,8 @@ def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> 
     model, executed = 2 * q * seq.pairs(a.window), 2 * q * seq.executed_pairs(a.window)  # one product of E numbers for each head
     parts.append(Component(f"{name}.scores", (), model, executed, own_recomputed=int(seq.flash), own_work=does.scores()))
     parts.append(Component(f"{name}.weighted_values", (), model, executed, own_work=does.weighted_values()))
+    if a.output_gate:
+        parts.append(_linear(f"{name}.output_gate", q, d, t, False))
     parts.append(_linear(f"{name}.output", d, q, t, a.output_bias))
     return Component(name, parts=tuple(parts))
 
@@ -417,6 +437,34 @@ def _latent(name: str, a: LatentAttention, d: int, seq: _Sequence) -> Component:
     )
     parts.append(Component(f"{name}.weighted_values", (), values * pairs, values * executed, own_work=of_values.weighted_values()))
     parts.append(_linear(f"{name}.output", d, a.n_heads * a.value_dim, t, a.bias))
+    return Component(name, parts=tuple(parts))
+
+
+def _linear_mixer(name: str, a: LinearMixer, d: int, seq: _Sequence) -> Component:
+    """The form in chunks of c tokens. A triangular solve of c rows with n columns is c^2 n FLOPs, and going back a solve and a product."""
+    t, h, e, v = seq.length, a.n_heads, a.key_dim, a.value_dim
+    keys, values = a.n_key_heads * e, h * v
+    chunks = [min(DELTA_CHUNK, t - start) for start in range(0, t, DELTA_CHUNK)]
+    # the first chunk meets no state, and nothing reads the last one's
+    solved = sum(c * c * (v if i == 0 else v + e) for i, c in enumerate(chunks)) * h
+    within = sum(c * c for c in chunks) * h * (4 * e + 2 * v)
+    across = (2 * sum(chunks[1:]) + sum(chunks[:-1])) * 2 * e * v * h
+    widths = {"query": keys, "key": keys, "value": values, "output_gate": values, "beta": h, "decay": h}
+    parts = [_linear(f"{name}.{leaf}", width, d, t, False) for leaf, width in widths.items()]
+    held = (Weight(f"{name}.convolution.weight", (2 * keys + values, a.conv_width), "vector"),)
+    mixed = t * (2 * keys + values)
+    convolved = StepWork(
+        (Pass(3 * a.conv_width * mixed, 2 * a.conv_width * mixed, calls=2 * a.conv_width),),
+        (Pass(5 * a.conv_width * mixed, 3 * a.conv_width * mixed, calls=4 * a.conv_width),),
+    )
+    parts.append(Component(f"{name}.convolution", held, own_work=convolved))
+    parts.append(Component(f"{name}.rates", tuple(Weight(f"{name}.{leaf}", (h,), "vector") for leaf in ("log_rate", "decay_bias"))))
+    for leaf, flops, back in (("triangular_solve", solved, 3), ("within_chunks", within, 2), ("across_chunks", across, 2)):
+        moved = Pass(mixed, values * t, flops=flops, calls=len(chunks))
+        does = StepWork((moved,), (Pass(mixed + values * t, mixed, flops=back * flops, calls=2 * len(chunks)),))
+        parts.append(Component(f"{name}.{leaf}", (), flops, backward_factor=back, own_work=does))
+    parts.append(Component(f"{name}.norm", _gains(f"{name}.norm", a.norm, v), own_work=work.norm(a.norm, t * h, v, seq.executed_as)))
+    parts.append(_linear(f"{name}.output", d, values, t, False))
     return Component(name, parts=tuple(parts))
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from groundup.account.cost import cost
 from groundup.account.devices import Device
-from groundup.config import Attention, LatentAttention, ModelConfig
+from groundup.config import Attention, LatentAttention, LinearMixer, ModelConfig
 from groundup.errors import UsageError
 
 
@@ -50,25 +50,51 @@ class Requests:
         return self.prompt_tokens + self.new_tokens
 
 
-def _seen(mixer: Attention | LatentAttention, n_keys: int) -> int:
+Mixer = Attention | LatentAttention | LinearMixer
+
+_OF_KEYS = (".scores", ".weighted_values", ".triangular_solve", ".within_chunks", ".across_chunks")
+"""Components whose FLOPs are no products with weights."""
+
+
+def _seen(mixer: Mixer, n_keys: int) -> int:
+    """Keys that a query meets; a linear mixer's state counts as one."""
+    if isinstance(mixer, LinearMixer):
+        return 1
     window = mixer.window if isinstance(mixer, Attention) else None
     return n_keys if window is None else min(n_keys, window)
 
 
-def _cached(mixer: Attention | LatentAttention) -> int:
-    """Numbers that a position leaves in a layer's cache: 2 K E, or C + R of latent attention."""
-    return mixer.kv_rank + mixer.rotary_dim if isinstance(mixer, LatentAttention) else 2 * mixer.n_kv_heads * mixer.head_dim
+def _cached(mixer: Mixer) -> int:
+    """Numbers that a position leaves in a layer's cache: 2 K E, C + R of latent attention; or the state of a linear mixer, for all."""
+    match mixer:
+        case LatentAttention():
+            return mixer.kv_rank + mixer.rotary_dim
+        case LinearMixer():
+            mixed = 2 * mixer.n_key_heads * mixer.key_dim + mixer.n_heads * mixer.value_dim
+            return mixer.n_heads * mixer.key_dim * mixer.value_dim + (mixer.conv_width - 1) * mixed
+        case Attention():
+            return 2 * mixer.n_kv_heads * mixer.head_dim
 
 
-def _pair_flops(mixer: Attention | LatentAttention) -> int:
-    """FLOPs of a query and a key, all heads: 4 H E; of latent attention in its absorbed form 2 H (C + R) + 2 H C."""
-    if isinstance(mixer, LatentAttention):
-        return 2 * mixer.n_heads * (2 * mixer.kv_rank + mixer.rotary_dim)
-    return 4 * mixer.n_heads * mixer.head_dim
+def _pair_flops(mixer: Mixer) -> int:
+    """FLOPs of a query and a key, all heads: 4 H E; of latent attention in its absorbed form 2 H (C + R) + 2 H C.
+
+    Of a token and a linear mixer's state, read for key and query and written once: 6 H E V.
+    """
+    match mixer:
+        case LatentAttention():
+            return 2 * mixer.n_heads * (2 * mixer.kv_rank + mixer.rotary_dim)
+        case LinearMixer():
+            return 6 * mixer.n_heads * mixer.key_dim * mixer.value_dim
+        case Attention():
+            return 4 * mixer.n_heads * mixer.head_dim
 
 
 def cache_bytes(config: ModelConfig, tokens: int, number_bytes: float = 2.0) -> float:
-    """Bytes of one sequence's cache: 2 K E number_bytes for each layer and token, C + R of latent attention, and no more than its window."""
+    """Bytes of one sequence's cache: 2 K E number_bytes for each layer and token, C + R of latent attention, of no more than a window.
+
+    A linear mixer's state has its size whatever the tokens.
+    """
     return sum(_cached(layer.mixer) * _seen(layer.mixer, tokens) for layer in config.layers) * number_bytes
 
 
@@ -90,7 +116,7 @@ def weight_flops(config: ModelConfig) -> int:
     In latent attention's absorbed form W_k meets the query and W_v the weighted latents: as many FLOPs as making one key and one value.
     """
     tree = cost(config, seq_len=1).tree
-    return tree.forward_flops - sum(part.forward_flops for _, part in tree.walk() if part.name.endswith((".scores", ".weighted_values")))
+    return tree.forward_flops - sum(part.forward_flops for _, part in tree.walk() if part.name.endswith(_OF_KEYS))
 
 
 def attention_flops(config: ModelConfig, n_keys: int) -> int:

@@ -24,6 +24,7 @@ def unpredicted(layer: Layer) -> str | None:
         "mixer.qk_norm_over": a.qk_norm_over != "head",
         "mixer.softcap": a.softcap is not None,
         "mixer.sinks": a.sinks,
+        "mixer.output_gate": a.output_gate,
         "mixer.scale": a.scale is not None,
         f"mlp.activation {mlp.activation}": mlp.activation not in ("swiglu", "gelu", "relu2"),
         "placement after": layer.placement == "after",

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from groundup.config import Attention, LatentAttention, ModelConfig
+from groundup.config import Attention, LatentAttention, LinearMixer, ModelConfig
 
 FIRST_CAPACITY = 64  # positions held at first; then it doubles, so that n tokens cost O(n) copying in all
 
@@ -15,7 +15,9 @@ class KVCache:
     Latent attention keeps a latent and a rotary key, C + R numbers, and a layer with a sliding window no more than twice its window:
     what has left it is dropped once that fills the memory, so that n tokens still cost O(n) copying.
 
-    One forward pass calls ``append`` once a layer; the caller then calls ``advance`` with the tokens of that pass.
+    A linear mixer keeps its state, of the same size whatever the length.
+
+    One forward pass calls ``append`` (or ``keep_state``) once a layer; the caller then calls ``advance`` with the tokens of that pass.
 
     Args:
         config: the model whose keys and values these are.
@@ -42,6 +44,7 @@ class KVCache:
         """Forgets every position and keeps the memory."""
         self.length, self.recent = 0, self._no_tokens
         self._first = [0] * len(self._keys)  # position of each layer's first column
+        self._states: dict[int, tuple[Tensor, ...]] = {}
 
     def append(
         self, layer: int, k: Float[Tensor, "b t k e"], v: Float[Tensor, "b t k f"]
@@ -58,6 +61,14 @@ class KVCache:
             store[:, held : held + new] = values
         columns = slice(held - needed, held + new)
         return self._keys[layer][:, columns], self._values[layer][:, columns]
+
+    def state(self, layer: int) -> tuple[Tensor, ...] | None:
+        """What a linear mixer kept after the ``length`` positions read; None before the first."""
+        return self._states.get(layer)
+
+    def keep_state(self, layer: int, state: tuple[Tensor, ...]) -> None:
+        """Replaces a linear mixer's state by that after this pass."""
+        self._states[layer] = state
 
     def advance(self, tokens: Int[Tensor, "b t"]) -> None:
         """Counts the tokens whose keys and values every layer has appended."""
@@ -78,15 +89,17 @@ class KVCache:
         self._first[layer] += held - needed
 
 
-def _shapes(mixer: Attention | LatentAttention) -> tuple[tuple[int, int], tuple[int, int]]:
+def _shapes(mixer: Attention | LatentAttention | LinearMixer) -> tuple[tuple[int, int], tuple[int, int]]:
     """Heads and width of what a position leaves as key and as value."""
     if isinstance(mixer, LatentAttention):
         return (1, mixer.kv_rank), (1, mixer.rotary_dim)
+    if isinstance(mixer, LinearMixer):
+        return (0, 0), (0, 0)
     return ((mixer.n_kv_heads, mixer.head_dim),) * 2
 
 
-def _seen(mixer: Attention | LatentAttention) -> int | None:
+def _seen(mixer: Attention | LatentAttention | LinearMixer) -> int | None:
     """Earlier positions that a query sees, and with offset keys the one before them; None for all."""
-    if isinstance(mixer, LatentAttention) or mixer.window is None:
+    if not isinstance(mixer, Attention) or mixer.window is None:
         return None
     return mixer.window - 1 + mixer.key_offset

@@ -48,6 +48,7 @@ class AttentionLayer(nn.Module):
             over_head = config.qk_norm_over == "head"
             self.query_norm = NormLayer(config.qk_norm, config.head_dim if over_head else q)
             self.key_norm = NormLayer(config.qk_norm, config.head_dim if over_head else kv)
+        self.output_gate = Weights(q, d_model) if config.output_gate else None
         self.sinks = nn.Parameter(torch.zeros(config.n_heads)) if config.sinks else None
         if config.value_embedding:
             self.value_embedding = Weights(vocab_size, kv)
@@ -97,7 +98,10 @@ class AttentionLayer(nn.Module):
                 attended = blockwise_attention(q, k, v, documents, c.window, **scores)
             else:
                 attended = BACKENDS[backend](q, k, v, documents, c.window)
-        return F.linear(attended.flatten(2), self.output.weight, self.output.bias)
+        attended = attended.flatten(2)
+        if self.output_gate is not None:
+            attended = attended * torch.sigmoid(F.linear(x, self.output_gate.weight))
+        return F.linear(attended, self.output.weight, self.output.bias)
 
     @property
     def fusible(self) -> bool:

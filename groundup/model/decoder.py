@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Experts, LatentAttention, Layer, ModelConfig, check
+from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Experts, LatentAttention, Layer, LinearMixer, ModelConfig, check
 from groundup.errors import UsageError
 from groundup.kernels.attention import choose_backend
 from groundup.kernels.cross_entropy import head_loss
@@ -15,15 +15,18 @@ from groundup.kernels.embedding import lookup, ngram_rows
 from groundup.model import functional as F
 from groundup.model.attention import AttentionLayer, Tables
 from groundup.model.latent import LatentAttentionLayer
+from groundup.model.linear_mixer import LinearMixerLayer
 from groundup.model.mlp import DenseLayer, ExpertsLayer
 from groundup.model.parts import Cache, NormLayer, Weights
 from groundup.model.positions import document_positions, rotary_tables
 
 
-def build_mixer(config: Attention | LatentAttention, d_model: int, vocab_size: int) -> nn.Module:
+def build_mixer(config: Attention | LatentAttention | LinearMixer, d_model: int, vocab_size: int) -> nn.Module:
     """The module of a mixer; all take the same inputs."""
     if isinstance(config, LatentAttention):
         return LatentAttentionLayer(config, d_model)
+    if isinstance(config, LinearMixer):
+        return LinearMixerLayer(config, d_model)
     return AttentionLayer(config, d_model, vocab_size)
 
 
@@ -196,9 +199,9 @@ class Decoder(nn.Module):
         return total, nats.view(2, *tokens.shape)
 
 
-def _tables(mixer: Attention | LatentAttention, positions: Int[Tensor, " t"], made: dict) -> Tables | None:
+def _tables(mixer: Attention | LatentAttention | LinearMixer, positions: Int[Tensor, " t"], made: dict) -> Tables | None:
     """The rotary tables of a mixer, made once for all layers that share them; None where nothing turns."""
-    rotary = mixer.rotary
+    rotary = None if isinstance(mixer, LinearMixer) else mixer.rotary
     if rotary is None:
         return None
     key = (mixer.rotary_dim if isinstance(mixer, LatentAttention) else mixer.head_dim, rotary)

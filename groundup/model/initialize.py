@@ -24,6 +24,7 @@ def initialize(model: Decoder, seed: int, *, zero_outputs: bool = True) -> Decod
       head needs small logits.
     - Head: normal with standard deviation 0.001: the first loss is ln V and its gradient already points the right way.
     - Gains one (or zero where one is added to them), biases and sinks zero, gates zero: gates open at their neutral value.
+    - A linear mixer's rates from 1 to 16 and steps from 0.001 to 0.1, evenly in logarithm: memories of many lengths (Gu & Dao 2023).
     - Learned positions: normal with standard deviation 0.02, as in GPT-2.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -32,7 +33,12 @@ def initialize(model: Decoder, seed: int, *, zero_outputs: bool = True) -> Decod
     for name, p in sorted(model.named_parameters()):
         parts = name.split(".")
         kind, leaf = parts[-2] if len(parts) > 1 else name, parts[-1]
-        if leaf in ("bias", "sinks") or name == "head_bias" or name in zero:
+        if leaf == "log_rate":
+            p.copy_(torch.rand(p.shape, generator=generator) * math.log(16))
+        elif leaf == "decay_bias":
+            step = torch.exp(math.log(0.001) + torch.rand(p.shape, generator=generator) * math.log(100))
+            p.copy_(step + torch.log(-torch.expm1(-step)))
+        elif leaf in ("bias", "sinks") or name == "head_bias" or name in zero:
             p.zero_()
         elif p.dim() == 1:
             p.fill_(1.0)

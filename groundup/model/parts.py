@@ -21,6 +21,14 @@ class Cache(Protocol):
         """[B, t, K, E] of new keys and values in; [B, s, K, E] out: all of them, of a layer with a window the last that it can see."""
         ...
 
+    def state(self, layer: int) -> tuple[Tensor, ...] | None:
+        """What a layer kept of its own after the positions before these, or None at the start."""
+        ...
+
+    def keep_state(self, layer: int, state: tuple[Tensor, ...]) -> None:
+        """Replaces what a layer keeps of its own."""
+        ...
+
 
 class Weights(nn.Module):
     """A weight [out, in] or a gain [d], or one of each expert [X, out, in], with an optional bias, and nothing else."""

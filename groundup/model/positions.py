@@ -40,7 +40,7 @@ def _llama3(plain: Tensor, s: Llama3Scaling) -> Tensor:
 
 
 def _yarn(plain: Tensor, s: YarnScaling, theta: float, dims: int) -> Tensor:
-    """f (1 - w) / factor + f w, with w falling from 1 to 0 between the dims that turn beta_fast and beta_slow times (Peng et al. 2023, 3.2)."""
+    """f (1 - w) / factor + f w, w falling from 1 to 0 between the dims that turn beta_fast and beta_slow times (Peng et al. 2023, 3.2)."""
 
     def dim_of(turns: float) -> float:
         return dims * math.log(s.original_context_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
@@ -55,7 +55,7 @@ def _yarn(plain: Tensor, s: YarnScaling, theta: float, dims: int) -> Tensor:
 
 
 def yarn_mscale(factor: float, x: float) -> float:
-    """m(x) = 0.1 x ln factor + 1: how much sharper attention becomes over a context that is factor times as long (Peng et al. 2023, 3.3)."""
+    """m(x) = 0.1 x ln factor + 1: how much sharper attention becomes over a context factor times as long (Peng et al. 2023, 3.3)."""
     return 0.1 * x * math.log(factor) + 1 if factor > 1 else 1.0
 
 

@@ -54,21 +54,32 @@ def _is_gate(name: str) -> bool:
     return _module(name) == "value_gate" or name.startswith("gate.")
 
 
-_TABLES = ("embedding", "hash_embedding", "value_embedding")
+def _is_vector(name: str, ndim: int) -> bool:
+    """Whether each number of a parameter works alone: experts' biases are stacked too, and a convolution has a few taps a channel."""
+    return ndim < 2 or name.endswith(".bias") or _module(name) in ("convolution", *_TABLES)
+
+
+_EMBEDDINGS = ("embedding", "position_embedding")
+_TABLES = (*_EMBEDDINGS, "hash_embedding", "value_embedding")
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "matrices",
-        "2-D weights inside the layers, except tables and value gates",
-        lambda name, ndim: ndim == 2 and name.startswith("layers.") and _module(name) not in _TABLES and not _is_gate(name),
+        "weights inside the layers of 2 dims, or 3 where experts are stacked, except tables, value gates and convolutions",
+        lambda name, ndim: ndim in (2, 3) and name.startswith("layers.") and not _is_vector(name, ndim) and not _is_gate(name),
         "matrix_lr",
     ),
-    Rule("embedding", "the token embedding", lambda name, _: _module(name) == "embedding", "embedding_lr"),
+    Rule("embedding", "token and position embeddings", lambda name, _: _module(name) in _EMBEDDINGS, "embedding_lr"),
     Rule("hash_embedding", "the hashed n-gram embedding", lambda name, _: _module(name) == "hash_embedding", "hash_embedding_lr"),
     Rule("value_embedding", "the value embeddings", lambda name, _: _module(name) == "value_embedding", "value_embedding_lr"),
     Rule("head", "the head's matrix", lambda name, ndim: name == "head.weight" and ndim == 2, "head_lr"),
     Rule("gates", "value gates and the prior's gate, whatever their shape", lambda name, _: _is_gate(name), "gate_lr"),
-    Rule("vectors", "norm gains and biases: at most 1 dim", lambda name, ndim: ndim < 2 and not _is_gate(name), "vector_lr"),
+    Rule(
+        "vectors",
+        "norm gains, biases and sinks, and the taps of convolutions",
+        lambda name, ndim: _is_vector(name, ndim) and not _is_gate(name) and _module(name) not in _TABLES,
+        "vector_lr",
+    ),
 )
 """The decoder's kinds of parameters. Together they take each of its parameters exactly once."""
 

@@ -17,7 +17,7 @@ def update_scale(config: Muon, rows: int, cols: int) -> float:
 
 
 class MuonState:
-    """The momentum buffers of one group of matrices."""
+    """The momentum buffers of one group of matrices, or stacks of them: each of X experts' matrices is orthogonalized alone."""
 
     def __init__(self, config: Muon, parameters: dict[str, Tensor]) -> None:
         self.config = config
@@ -27,7 +27,8 @@ class MuonState:
         # Matrices of one shape go through one batched product, and so does that shape lying down: a transpose is free.
         self.stacks: dict[tuple[int, int], list[int]] = {}
         for i, parameter in enumerate(self.parameters):
-            self.stacks.setdefault((min(parameter.shape), max(parameter.shape)), []).append(i)
+            sides = parameter.shape[-2:]
+            self.stacks.setdefault((min(sides), max(sides)), []).append(i)
 
     def slots(self) -> dict[str, Tensor]:
         """The state by "parameter/slot"; the tensors are live."""
@@ -43,13 +44,14 @@ class MuonState:
         updates = torch._foreach_lerp(gradients, buffers, self.config.momentum) if self.config.nesterov else buffers
         if weight_decay:
             torch._foreach_mul_(self.parameters, 1 - lr * weight_decay)
-        for members in self.stacks.values():
-            stack = torch.stack([_lying(updates[i], updates[i]) for i in members])
-            for i, update in zip(members, orthogonalize(stack, self.quintics).unbind(0), strict=True):
+        for sides, members in self.stacks.items():
+            parts = [_lying(updates[i], updates[i]).reshape(-1, *sides) for i in members]
+            moved = orthogonalize(torch.cat(parts), self.quintics).split([len(part) for part in parts])
+            for i, update in zip(members, moved, strict=True):
                 parameter = self.parameters[i]
-                parameter.add_(_lying(update, parameter), alpha=-lr * update_scale(self.config, *parameter.shape))
+                parameter.add_(_lying(update, parameter).view_as(parameter), alpha=-lr * update_scale(self.config, *parameter.shape[-2:]))
 
 
 def _lying(matrix: Tensor, like: Tensor) -> Tensor:
-    """The matrix, transposed where ``like`` has more rows than columns."""
-    return matrix.mT if like.shape[0] > like.shape[1] else matrix
+    """The matrix, or each of a stack, transposed where ``like`` has more rows than columns."""
+    return matrix.mT if like.shape[-2] > like.shape[-1] else matrix

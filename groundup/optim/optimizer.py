@@ -23,7 +23,7 @@ def _state(group: Group, parameters: dict[str, Tensor]) -> _State:
     method = group.method
     if isinstance(method, Muon | SOAP):
         for name, parameter in parameters.items():
-            if parameter.ndim != 2:
+            if parameter.ndim != 2 and not (parameter.ndim == 3 and isinstance(method, Muon)):
                 found = f"{name} has shape {list(parameter.shape)}"
                 raise UsageError(f"group {group.name}: {type(method).__name__} moves matrices, but {found}; use AdamW for it")
     match method:

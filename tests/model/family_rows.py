@@ -128,6 +128,24 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "DeepSeek-V2-Lite": ("deepseek_v2", {**LATENT, "q_lora_rank": None}),
+    "Qwen3-Next": (
+        "qwen3_next",
+        {
+            "num_hidden_layers": 3,
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 6,
+            "linear_value_head_dim": 10,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 20,
+            "shared_expert_intermediate_size": 28,
+            "mlp_only_layers": [1],
+            "rms_norm_eps": 1e-2,  # what the first tokens leave in a state is near zero: a plain norm would magnify its rounding
+        },
+    ),
     "DeepSeek-V3": ("deepseek_v3", {**LATENT, "q_lora_rank": 16, "n_group": 4, "topk_group": 2, "rope_parameters": DEEPSEEK_YARN}),
 }
 
@@ -150,7 +168,7 @@ def reference(name: str) -> PreTrainedModel:
             elif "bias" in key:
                 p.copy_(0.3 * noise(p))
             elif "embed" in key or "wte" in key or "wpe" in key:
-                p.copy_(0.5 * noise(p))
+                p.copy_(0.1 * noise(p))  # small, so that a tied head does not only repeat what it read
             else:
                 p.copy_(noise(p) * p.shape[-1] ** -0.5)
         for key, buffer in model.named_buffers():

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior, Rotary
+from groundup.config import Attention, Dense, HashEmbedding, LatentAttention, Layer, LinearScaling, ModelConfig, Norm, Prior, Rotary
 from groundup.errors import GroundupError, UsageError
 from groundup.model.decoder import Decoder
 from groundup.model.families import family_of, from_family, to_family
@@ -146,10 +146,11 @@ HEADS = {"qk_norm": NORM, "rotary": Rotary(5000.0)}
         (changed_layer(norm=Norm(eps=1e-5, weight=False)), "layers[0]"),
         (changed_layer(placement="sandwich"), "layers[0].placement"),
         (changed_layer(1, mixer=Attention(4, 2, 16, rotary=Rotary(5000.0))), "layers[1].mixer.qk_norm"),
-        (changed_layer(1, mixer=Attention(4, 2, 16, window=8, **HEADS)), "layers[1].mixer.window"),
+        (changed_layer(1, mixer=Attention(4, 2, 16, key_offset=True, **HEADS)), "layers[1].mixer.key_offset"),
+        (changed_layer(1, mixer=LatentAttention(4, 16, 8, 16, 32)), "layers[1].mixer"),
+        (changed_layer(1, mixer=Attention(4, 2, 16, rotary=Rotary(5000.0, LinearScaling(2.0)), qk_norm=NORM)), "layers[1].mixer.rotary"),
         (changed_layer(mixer=Attention(4, 2, 16, value_embedding=True, **HEADS)), "layers[0].mixer.value_embedding"),
         (changed_layer(mixer=Attention(4, 2, 16, rotary=None, qk_norm=NORM)), "layers[0].mixer.rotary"),
-        (dataclasses.replace(shape("llama"), d_model=50), "d_model"),
     ],
 )
 def test_what_no_family_can_say_is_named_and_nothing_is_written(config, field, tmp_path):
@@ -164,19 +165,47 @@ def test_what_no_family_can_say_is_named_and_nothing_is_written(config, field, t
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"model_type": "gpt2"}, "gpt2"),
+        ({"model_type": "bloom"}, "'bloom' is not supported; supported are llama"),
         ({"hidden_size": None}, "hidden_size"),
         ({"num_hidden_layers": "3"}, "num_hidden_layers"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"attention_bias": "yes"}, "attention_bias"),
+        ({"use_sliding_window": True, "layer_types": ["chunked_attention"] * 3}, "chunked_attention"),
+        ({"use_sliding_window": True, "layer_types": ["full_attention"]}, "layer_types has 1 entries for 3"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_type"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2}}, "rope_type"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "factor must be a number, not None"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "longrope", "factor": 2}}, "rope_type 'longrope'"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
     ],
 )
 def test_a_config_that_asks_for_more_is_refused_by_name(change, says):
     with pytest.raises(UsageError, match=says):
         from_family({**to_family(shape("qwen3")), **change})
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "says"),
+    [
+        ("gpt2", {"activation_function": "relu"}, "activation_function 'relu'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", {"n_embd": 50}, "not a multiple of n_head"),
+        ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation 'gelu'"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gpt_oss", {"swiglu_limit": 9.0}, "swiglu_limit 9.0"),
+        ("mixtral", {"num_experts_per_tok": 9}, "n_active 9"),
+        ("deepseek_v2", {"topk_method": "noaux_tc"}, "topk_method 'noaux_tc'"),
+        ("deepseek_v2", {"moe_layer_freq": 2}, "moe_layer_freq 2"),
+        ("deepseek_v3", {"scoring_func": "softmax"}, "scoring_func 'softmax'"),
+        ("qwen3_next", {"layer_types": ["mamba", "full_attention"]}, "layer_types"),
+    ],
+)
+def test_what_a_family_may_ask_for_and_we_do_not_do_is_refused_by_name(family, change, says):
+    sizes = {"vocab_size": 99, "hidden_size": 64, "intermediate_size": 80, "num_attention_heads": 4, "num_hidden_layers": 2}
+    if family == "gpt2":
+        sizes = {"n_embd": 48}
+    sizes |= {"num_key_value_heads": 4, "num_experts_per_tok": 2}
+    from_family({"model_type": family, **sizes})
+    with pytest.raises(UsageError, match=says):
+        from_family({"model_type": family, **sizes, **change})
 
 
 def test_a_folder_in_use_and_a_tokenizer_too_large_are_refused(tokenizer_file, tmp_path):

@@ -5,7 +5,7 @@ import torch
 
 from groundup.errors import GroundupError, UsageError
 from groundup.optim import SGD, SOAP, AdamW, Group, Muon, Optimizer
-from groundup.optim.muon import update_scale
+from groundup.optim.muon import MuonState, update_scale
 
 SHAPES = {"tall": (12, 5), "wide": (5, 12), "square": (7, 7), "vector": (6,)}
 
@@ -227,3 +227,12 @@ def test_errors_name_the_parameter():
 def test_senseless_methods_name_the_field(method, values, field):
     with pytest.raises(UsageError, match=field):
         method(**values)
+
+
+def test_muon_moves_each_matrix_of_a_stack_as_if_alone():
+    generator = torch.Generator().manual_seed(0)
+    stack, gradient = (torch.randn(3, 6, 4, generator=generator) for _ in range(2))
+    alone = {str(i): stack[i].clone() for i in range(3)}
+    MuonState(Muon(), alone).step(list(gradient.unbind()), 0.1, 0.0, 1)
+    MuonState(Muon(), {"stack": stack}).step([gradient], 0.1, 0.0, 1)
+    torch.testing.assert_close(stack, torch.stack(list(alone.values())))

@@ -14,12 +14,13 @@ from groundup.model.families.llama import LLAMA, SMOLLM3
 from groundup.model.families.mistral import MISTRAL, MIXTRAL
 from groundup.model.families.olmo import OLMO2, OLMO3
 from groundup.model.families.qwen import QWEN2, QWEN3, QWEN3_MOE
+from groundup.model.families.qwen_next import QWEN3_NEXT
 
 __all__ = ["FAMILIES", "Family", "TensorMap", "family_named", "family_of", "from_family", "to_family"]
 
 _ALL = (
     *(LLAMA, QWEN3, QWEN2, MISTRAL, SMOLLM3, QWEN3_MOE, MIXTRAL),
-    *(OLMO2, OLMO3, GEMMA2, GEMMA3, GPT_OSS, DEEPSEEK_V2, DEEPSEEK_V3, GPT2),
+    *(OLMO2, OLMO3, GEMMA2, GEMMA3, GPT_OSS, DEEPSEEK_V2, DEEPSEEK_V3, QWEN3_NEXT, GPT2),
 )
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
 """By ``model_type``; where several can say a configuration, the first of them is its family."""

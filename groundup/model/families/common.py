@@ -134,7 +134,7 @@ def read_windows(values: Values, default: Sequence[bool], default_window: int | 
 
 def window_values(config: ModelConfig) -> dict[str, Any]:
     """layer_types and sliding_window."""
-    windows = [attention(layer).window for layer in config.layers]
+    windows = [mixer.window for mixer in attentions(config)]
     return {
         "layer_types": [FULL if window is None else SLIDING for window in windows],
         "sliding_window": next((window for window in windows if window is not None), None),
@@ -163,11 +163,15 @@ def first_layer(config: ModelConfig) -> Layer:
     return config.layers[0]
 
 
-def attention(layer: Layer) -> Attention:
-    """A layer's mixer; UsageError for one that is no Attention."""
-    if not isinstance(layer.mixer, Attention):
-        raise UsageError(f"a layer's mixer is of kind {type(layer.mixer).__name__}, and this family has Attention")
-    return layer.mixer
+def attentions(config: ModelConfig) -> list[Attention]:
+    """The mixers of all layers, at least one; UsageError for one that is no Attention."""
+    first_layer(config)
+    found = []
+    for i, layer in enumerate(config.layers):
+        if not isinstance(layer.mixer, Attention):
+            raise UsageError(f"layers[{i}].mixer is of kind {type(layer.mixer).__name__}, and this family has Attention")
+        found.append(layer.mixer)
+    return found
 
 
 def base_values(config: ModelConfig) -> dict[str, Any]:
@@ -189,7 +193,7 @@ def base_values(config: ModelConfig) -> dict[str, Any]:
 
 def attention_values(config: ModelConfig) -> dict[str, Any]:
     """Heads, and the rotary parameters that all layers share; ``rope_theta`` is where transformers 4 looks."""
-    mixers = [attention(layer) for layer in config.layers]
+    mixers = attentions(config)
     rotary = next((mixer.rotary for mixer in mixers if mixer.rotary is not None), Rotary())
     return {
         "num_key_value_heads": mixers[0].n_kv_heads,
@@ -201,7 +205,7 @@ def attention_values(config: ModelConfig) -> dict[str, Any]:
 
 def nested_rotary_values(config: ModelConfig) -> dict[str, Any]:
     """The rotary parameters of families whose sliding layers have their own."""
-    mixers = [attention(layer) for layer in config.layers]
+    mixers = attentions(config)
     by_kind = {
         kind: next((m.rotary for m in mixers if (m.window is None) == (kind == FULL) and m.rotary is not None), None)
         for kind in (FULL, SLIDING)

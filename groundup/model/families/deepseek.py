@@ -124,9 +124,14 @@ def _v2_values(config: ModelConfig) -> dict[str, Any]:
 
 
 def _v3_values(config: ModelConfig) -> dict[str, Any]:
-    interleaved = config.layers[0].mixer.rotary.interleaved if config.layers else True
-    more = {"rope_interleave": interleaved, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
-    return {**_values(config), **more}
+    values = _values(config)
+    more = {
+        "rope_interleave": config.layers[0].mixer.rotary.interleaved,
+        "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc",
+        "num_nextn_predict_layers": 0,
+    }
+    return {**values, **more}
 
 
 def _tensors(config: ModelConfig) -> Iterator[TensorMap]:

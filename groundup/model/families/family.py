@@ -71,10 +71,12 @@ class Family:
         return self.config(Values(values, where))
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
-        """``values`` with the names of family and class, without token ids; UsageError naming the field that this family cannot say."""
+        """``values`` with the names of family and class, token ids null; UsageError naming the field that this family cannot say."""
         if reason := self.difference(config):
             raise UsageError(f"this model is no {self.model_type}: {reason}")
-        return {"architectures": [self.architecture], "model_type": self.model_type, **self.values(config), "torch_dtype": "float32"}
+        named = {"architectures": [self.architecture], "model_type": self.model_type}
+        ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # not the family's defaults, which another vocabulary has
+        return {**named, **self.values(config), **ids, "torch_dtype": "float32"}
 
     def difference(self, config: ModelConfig) -> str | None:
         """None where this family's ``config.json`` can say all of a configuration, else the first field that it cannot, as a clause."""

@@ -65,7 +65,7 @@ def _gemma3(values: Values) -> ModelConfig:
 
 
 def _values(config: ModelConfig) -> dict[str, Any]:
-    a = common.attention(common.first_layer(config))
+    a = common.attentions(config)[0]
     values = {**common.base_values(config), **common.attention_values(config), **common.window_values(config)}
     return {
         **values,

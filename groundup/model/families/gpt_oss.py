@@ -54,7 +54,7 @@ def _values(config: ModelConfig) -> dict[str, Any]:
         **common.base_values(config),
         **common.attention_values(config),
         **common.window_values(config),
-        "attention_bias": common.attention(common.first_layer(config)).bias,
+        "attention_bias": common.attentions(config)[0].bias,
         "intermediate_size": mlp.d_ff,
         "num_local_experts": mlp.n_experts,
         "num_experts_per_tok": mlp.n_active,

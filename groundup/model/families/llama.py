@@ -30,7 +30,7 @@ def _llama(values: Values) -> ModelConfig:
 
 def _values(config: ModelConfig) -> dict[str, Any]:
     layer = common.first_layer(config)
-    biases = {"attention_bias": common.attention(layer).bias, "mlp_bias": layer.mlp.bias}
+    biases = {"attention_bias": common.attentions(config)[0].bias, "mlp_bias": layer.mlp.bias}
     return {**common.base_values(config), **common.attention_values(config), **biases}
 
 
@@ -55,7 +55,7 @@ def _smollm3(values: Values) -> ModelConfig:
 
 
 def _smollm3_values(config: ModelConfig) -> dict[str, Any]:
-    mixers, windows = [common.attention(layer) for layer in config.layers], common.window_values(config)
+    mixers, windows = common.attentions(config), common.window_values(config)
     turns = [int(mixer.rotary is not None) for mixer in mixers]
     return {**_values(config), **windows, "no_rope_layers": turns, "use_sliding_window": windows["sliding_window"] is not None}
 

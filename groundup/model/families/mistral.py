@@ -28,7 +28,7 @@ def _mistral(values: Values) -> ModelConfig:
 
 
 def _values(config: ModelConfig) -> dict[str, Any]:
-    window = common.attention(common.first_layer(config)).window
+    window = common.attentions(config)[0].window
     return {**common.base_values(config), **common.attention_values(config), "sliding_window": window}
 
 

@@ -42,7 +42,7 @@ def _olmo3(values: Values) -> ModelConfig:
 
 
 def _values(config: ModelConfig) -> dict[str, Any]:
-    bias = {"attention_bias": common.attention(common.first_layer(config)).bias}
+    bias = {"attention_bias": common.attentions(config)[0].bias}
     return {**common.base_values(config), **common.attention_values(config), **bias}
 
 

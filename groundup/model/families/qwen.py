@@ -52,7 +52,7 @@ def _qwen3(values: Values) -> ModelConfig:
 
 
 def _bias(config: ModelConfig) -> dict[str, Any]:
-    return {"attention_bias": common.attention(common.first_layer(config)).bias}
+    return {"attention_bias": common.attentions(config)[0].bias}
 
 
 def _moe(values: Values) -> ModelConfig:
@@ -72,7 +72,7 @@ def _moe(values: Values) -> ModelConfig:
 
 
 def _moe_values(config: ModelConfig) -> dict[str, Any]:
-    mlp, window = common.experts(config), common.attention(common.first_layer(config)).window
+    mlp, window = common.experts(config), common.attentions(config)[0].window
     return {
         **common.base_values(config),
         **common.attention_values(config),

@@ -20,8 +20,8 @@ def load_model(
     """A decoder with the weights of a source; at no time is there more in memory than it and one tensor (or the few that one map joins).
 
     Args:
-        dtype: of parameters and buffers; None keeps what is stored, e.g. bf16. A tensor that is stored in it on a CPU is not even copied: its
-            pages are read from the file when they are first used.
+        dtype: of parameters and buffers; None keeps what is stored, e.g. bf16. A tensor that is stored in it on a CPU is not even copied:
+            its pages are read from the file when they are first used.
 
     Raises GroundupError naming the tensor that is missing, of another shape, or unknown, before any is read.
     """
