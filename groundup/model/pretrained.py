@@ -104,11 +104,11 @@ class Pretrained:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end what the model says: those of ``generation_config.json``, else of ``config.json``; and the tokenizer's."""
+        """Tokens that end what the model says, of ``generation_config.json`` or else ``config.json``, and the tokenizer's own."""
         found = self.generation.get("eos_token_id", self.values.get("eos_token_id"))
         ids = found if isinstance(found, list) else [] if found is None else [found]
         named = self.tokenizer.special_tokens.get(self.special.get("eos_token", ""))
-        return frozenset(ids) | (frozenset() if named is None else {named})
+        return frozenset(i for i in [*ids, named] if isinstance(i, int) and i < self.tokenizer.vocab_size)
 
     @cached_property
     def opening(self) -> int:
