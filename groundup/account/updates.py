@@ -5,6 +5,7 @@ All numbers are fp32 masters, moved once a step whatever the batch; only the tou
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -69,11 +70,14 @@ def _by_method(weights: Sequence[Weight], method: str, run: Execution) -> list[W
     if method in _LOOP:
         return [_pointwise(weights, method, run), Pass(masters=2 * sum(w.numbers for w in weights) if method == "sgd" else 0)]
     found: list[Work] = []
-    shapes = Counter(tuple(sorted(w.shape)) if method == "muon" else w.shape for w in weights)
+    shapes: Counter[tuple[int, ...]] = Counter()
+    for w in weights:  # of experts, each one's matrix
+        sides = w.shape[-2:]
+        shapes[tuple(sorted(sides)) if method == "muon" else sides] += math.prod(w.shape[:-2])
     for (rows, cols), count in shapes.items():
         found += _muon(rows, cols, count, run) if method == "muon" else _soap(rows, cols, count)
     if method == "muon" and run.fused_norm:  # matrices with more rows than columns go into their stack by columns, and come back so
-        turned = sum(w.numbers for w in weights if w.shape[0] > w.shape[1])
+        turned = sum(w.numbers for w in weights if w.shape[-2] > w.shape[-1])
         found.append(Pass(masters=(TURNED_COPY - 1) * (2 + 3) * turned))
     return found
 

@@ -49,9 +49,9 @@ class NormLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim)) if config.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """norm(x) over the last dimension; on a CPU through the fused backward, which does fp32 and fp64."""
+        """norm(x) over the last dimension; on a CPU through the fused backward, which is for fp32 and fp64."""
         c = self.config
-        if c.kind == "rms" and x.device.type == "cpu" and not (c.wide_gain and x.dtype in (torch.bfloat16, torch.float16)):
+        if c.kind == "rms" and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
             y = elementwise.rms_norm(x, c.eps)
             if self.weight is None:
                 return y

@@ -12,15 +12,15 @@ from groundup.config import LinearScaling, Llama3Scaling, Rotary, YarnScaling
 def rotary_tables(positions: Int[Tensor, "*n"], head_dim: int, rotary: Rotary) -> tuple[Float[Tensor, "*n e2"], Float[Tensor, "*n e2"]]:
     """cos and sin of position * frequency for E/2 frequencies, in fp32; under YaRN times its attention factor."""
     dims = rotary.dims or head_dim
-    frequencies = rotary_frequencies(rotary, dims).to(positions.device)
+    frequencies = rotary_frequencies(rotary, dims, positions.device)
     factor = yarn_attention_factor(rotary.scaling) if isinstance(rotary.scaling, YarnScaling) else 1.0
     angles = positions.double()[..., None] * frequencies
     return (angles.cos() * factor).float(), (angles.sin() * factor).float()
 
 
-def rotary_frequencies(rotary: Rotary, dims: int) -> Float64[Tensor, " e2"]:
+def rotary_frequencies(rotary: Rotary, dims: int, device: torch.device | None = None) -> Float64[Tensor, " e2"]:
     """theta^(-2i / dims) for i < dims / 2 (Su et al. 2021), scaled as ``rotary.scaling`` says."""
-    plain = rotary.theta ** (-torch.arange(0, dims, 2, dtype=torch.float64) / dims)
+    plain = rotary.theta ** (-torch.arange(0, dims, 2, dtype=torch.float64, device=device) / dims)
     match rotary.scaling:
         case None:
             return plain
@@ -49,7 +49,7 @@ def _yarn(plain: Tensor, s: YarnScaling, theta: float, dims: int) -> Tensor:
     if s.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, dims - 1)
-    ramp = (torch.arange(len(plain), dtype=torch.float64) - low) / (high - low if high != low else 0.001)
+    ramp = (torch.arange(len(plain), dtype=torch.float64, device=plain.device) - low) / (high - low if high != low else 0.001)
     interpolated = ramp.clamp(0, 1)
     return plain * (interpolated / s.factor + 1 - interpolated)
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.config import Attention, Dense, HashEmbedding, Layer, Norm
+from groundup.account.inference import cache_bytes
+from groundup.config import Attention, Dense, Experts, HashEmbedding, LatentAttention, Layer, LinearMixer, Norm
 from groundup.infer.cache import KVCache
 
 MODELS = {
@@ -17,6 +18,13 @@ MODELS = {
         "layers": (
             Layer(Attention(2, 2, 8, rotary=None, bias=True, output_bias=True), Dense(32, "gelu", bias=True), Norm("layer"), "post"),
         )
+    },
+    "latent attention": {"layers": (Layer(LatentAttention(2, 4, 4, 6, 10, q_rank=12), Dense(32)),) * 2},
+    "linear mixer": {"layers": (Layer(LinearMixer(4, 2, 6, 8), Dense(32)), Layer(Attention(2, 1, 8, sinks=True), Dense(32)))},
+    "experts, learned positions": {
+        "layers": (Layer(Attention(2, 2, 8, rotary=None, softcap=2.0), Experts(4, 2, 16), placement="after"),),
+        "learned_positions": True,
+        "context_length": 128,
     },
     "hashed n-grams": {"hash_embedding": HashEmbedding((2, 4), 512), "embedding_norm": Norm()},
 }
@@ -48,6 +56,42 @@ def test_growing_past_the_first_capacity_keeps_what_was_there(tiny):
     tokens = torch.randint(0, 40, (1, 200), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         torch.testing.assert_close(cached(model, tokens, [1] * 200), model.hidden(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("key_offset", [False, True])
+def test_a_window_bounds_what_a_layer_keeps(tiny, key_offset):
+    model = tiny(layers=(Layer(Attention(2, 1, 8, window=5, key_offset=key_offset), Dense(32)),), context_length=512)
+    tokens = torch.randint(0, 40, (1, 300), generator=torch.Generator().manual_seed(1))
+    cache = KVCache(model.config, 1, torch.float32, tokens.device)
+    with torch.no_grad():
+        expected = model.hidden(tokens)
+        for part, wanted in zip(tokens.split(7, dim=1), expected.split(7, dim=1), strict=True):
+            torch.testing.assert_close(model.hidden(part, cache=cache), wanted, atol=1e-5, rtol=1e-5)
+            cache.advance(part)
+    assert cache._keys[0].shape[1] <= 64
+
+
+def test_what_a_layer_leaves_is_what_the_account_counts(tiny):
+    """Numbers that a pass of t tokens adds to each layer's cache."""
+    for name in ("latent attention", "linear mixer", "window"):
+        model, tokens = tiny(**MODELS[name]), torch.zeros(1, 50, dtype=torch.int64)
+        cache = KVCache(model.config, 1, torch.float32, tokens.device)
+        sizes = []
+        append, keep = cache.append, cache.keep_state
+
+        def appended(layer, k, v, append=append, sizes=sizes, model=model):
+            window = getattr(model.config.layers[layer].mixer, "window", None) or 50
+            sizes.append((k[0, 0].numel() + v[0, 0].numel()) * min(50, window))
+            return append(layer, k, v)
+
+        def kept(layer, state, keep=keep, sizes=sizes):
+            sizes.append(sum(part.numel() for part in state))
+            keep(layer, state)
+
+        cache.append, cache.keep_state = appended, kept
+        with torch.no_grad():
+            model.hidden(tokens, cache=cache)
+        assert sum(sizes) == cache_bytes(model.config, 50, 1)
 
 
 def test_a_cleared_cache_is_as_new(tiny):

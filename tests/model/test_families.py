@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from groundup.account import cost
+from groundup.account.layouts import Layout
+from groundup.account.memory import training_memory
 from groundup.config import Attention, Dense, HashEmbedding, LatentAttention, Layer, LinearScaling, ModelConfig, Norm, Prior, Rotary
 from groundup.errors import GroundupError, UsageError
 from groundup.model.decoder import Decoder
@@ -180,6 +183,60 @@ def test_what_no_family_can_say_is_named_and_nothing_is_written(config, field, t
 def test_a_config_that_asks_for_more_is_refused_by_name(change, says):
     with pytest.raises(UsageError, match=says):
         from_family({**to_family(shape("qwen3")), **change})
+
+
+def published(model_type: str, vocab_size: int, d: int, d_ff: int, n_layers: int, n_heads: int, n_kv_heads: int, **more) -> ModelConfig:
+    sizes = {"hidden_size": d, "intermediate_size": d_ff, "num_hidden_layers": n_layers, "max_position_embeddings": 4096}
+    heads = {"num_attention_heads": n_heads, "num_key_value_heads": n_kv_heads}
+    return from_family({"model_type": model_type, "vocab_size": vocab_size, **sizes, **heads, **more})
+
+
+LITE = {"q_lora_rank": None, "moe_intermediate_size": 1408, "n_routed_experts": 64, "num_experts_per_tok": 6, "first_k_dense_replace": 1}
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (from_family({"model_type": "gpt2"}), 124_439_808),
+        (published("llama", 128_256, 4096, 14_336, 32, 32, 8), 8_030_261_248),  # Llama 3.1 8B
+        (published("llama", 128_256, 2048, 8192, 16, 32, 8, tie_word_embeddings=True), 1_235_814_400),  # Llama 3.2 1B
+        (published("qwen2", 151_936, 896, 4864, 24, 14, 2, tie_word_embeddings=True), 494_032_768),  # Qwen2.5 0.5B
+        (published("mistral", 32_000, 4096, 14_336, 32, 32, 8), 7_241_732_096),  # Mistral 7B v0.1
+        (published("gemma2", 256_000, 2304, 9216, 26, 8, 4), 2_614_341_888),  # Gemma 2 2B
+        (published("gemma3_text", 262_144, 1152, 6912, 26, 4, 1), 999_885_952),  # Gemma 3 1B
+        (published("deepseek_v3", 129_280, 7168, 18_432, 61, 128, 128), 671_026_419_200 - 58 * 256),  # without the selection biases
+    ],
+)
+def test_published_models_have_their_published_parameters(config, parameters):
+    assert cost(config, seq_len=1).parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("config", "billions", "active", "with_embedding"),
+    [
+        (published("mixtral", 32_000, 4096, 14_336, 32, 32, 8), 46.7, 12.9, True),  # Jiang et al. 2024: 47B and 13B
+        (published("gpt_oss", 201_088, 2880, 2880, 24, 64, 8, num_local_experts=32), 20.9, 3.6, False),  # gpt-oss-20b's card
+        (published("deepseek_v2", 102_400, 2048, 10_944, 27, 16, 16, **LITE), 15.7, 2.5, False),  # V2-Lite: 15.7B and 2.4B
+        (published("deepseek_v3", 129_280, 7168, 18_432, 61, 128, 128), 671.0, 36.6, False),  # V3: 671B and 37B
+        (published("qwen3_moe", 151_936, 2048, 6144, 48, 32, 4, head_dim=128), 30.5, 3.4, True),  # Qwen3-30B-A3B: 30.5B and 3.3B
+    ],
+)
+def test_active_parameters_are_those_of_the_chosen_experts(config, billions, active, with_embedding):
+    counted = cost(config, seq_len=1)
+    table = 0 if with_embedding else config.vocab_size * config.d_model
+    assert (round(counted.parameters / 1e9, 1), round((counted.active_parameters - table) / 1e9, 1)) == (billions, active)
+
+
+def test_what_is_not_yet_predicted_of_training_is_refused_by_name():
+    config = published("deepseek_v2", 100, 64, 80, 2, 4, 4, **LITE)
+    with pytest.raises(
+        UsageError, match="memory of training is not predicted for a model whose layer 0 has a mixer of kind LatentAttention"
+    ):
+        training_memory(config, batch_size=1, seq_len=8)
+    with pytest.raises(UsageError, match="a layout is not predicted for a model whose layer 0 has an mlp of kind Experts"):
+        Layout(tensor=2).check(published("mixtral", 100, 64, 80, 2, 4, 4))
+    with pytest.raises(UsageError, match="learned_positions"):
+        training_memory(from_family({"model_type": "gpt2"}), batch_size=1, seq_len=8)
 
 
 @pytest.mark.parametrize(
