@@ -80,7 +80,7 @@ class Pretrained:
         """How its weights are stored, as far as that is said."""
         if self.gguf is not None:
             kinds = Counter(tensor.kind for tensor in self.gguf.tensors.values())
-            return ", ".join(f"{kind} ({n} tensors)" for kind, n in kinds.most_common())
+            return ", ".join(f"{kind} ({n} of {len(self.gguf.tensors)} tensors)" for kind, n in kinds.most_common())
         stored = self.values.get("quantization_config") or {}
         return str(stored.get("quant_method") or self.values.get("torch_dtype") or self.values.get("dtype") or "not said")
 
@@ -118,11 +118,11 @@ class Pretrained:
         if END_OF_TEXT in self.tokenizer.special_tokens:
             return self.tokenizer.end_of_text
         bos = self.values.get("bos_token_id")
-        if bos is None and not self.stop_ids:
-            raise UsageError(
-                f"{self.path} does not say which token begins a text: its config.json has neither bos_token_id nor eos_token_id"
-            )
-        return min(self.stop_ids) if bos is None else bos
+        if isinstance(bos, int) and bos < self.tokenizer.vocab_size:
+            return bos
+        if not self.stop_ids:
+            raise UsageError(f"{self.path} does not say which token begins a text: give its config.json a bos_token_id of its tokenizer's")
+        return min(self.stop_ids)
 
 
 def open_pretrained(name: str | Path) -> Pretrained:
