@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
@@ -16,9 +16,13 @@ from tyro.conf import OmitArgPrefixes, Positional
 from groundup.account.rules import Overrides
 from groundup.cli_account import CostOf
 from groundup.cli_doctor import Doctor
+from groundup.cli_inspect import Inspect
 from groundup.cli_plan import PlanOf
 from groundup.cli_tokenizer import TokenizerRoom
 from groundup.errors import GroundupError, UsageError
+
+if TYPE_CHECKING:
+    from groundup.workbench import Manners, Workbench
 
 # Threads that wait at a barrier spin for a moment and then sleep: always spinning costs up to ten times when anything else runs, and
 # sleeping at once costs almost three times when nothing does (docs/lab.md).
@@ -93,18 +97,22 @@ class Train:
 class Generate:
     """Continues a text."""
 
-    run_folder: Positional[Path]
-    """A finished run."""
+    model: Positional[str]
+    """A finished run, a Hugging Face folder, a .gguf file, or hub:owner/name."""
     prompt: str = ""
     """Text to continue; empty begins a new document."""
+    chat: bool = False
+    """Put the prompt to the model as a user's turn, by its chat template, and write the answer alone."""
+    system: str | None = None
+    """What the system says before it, with --chat."""
     max_tokens: int = 200
     """Most tokens to write."""
-    temperature: float = 0.8
-    """0 takes the likeliest token; 1 is what the model believes."""
+    temperature: float | None = None
+    """0 takes the likeliest token; 1 is what the model believes (default: what its makers say, or 0.8)."""
     top_k: int | None = None
-    """Draw from so many likeliest tokens only."""
+    """Draw from so many likeliest tokens only (default: what its makers say)."""
     top_p: float | None = None
-    """Draw from the smallest set of tokens with this probability only."""
+    """Draw from the smallest set of tokens with this probability only (default: what its makers say)."""
     seed: int | None = None
     """Same seed, same text."""
     network_only: bool = False
@@ -114,24 +122,30 @@ class Generate:
 
     def run(self) -> None:
         """Streams the continuation to standard output."""
+        from groundup.infer.chat import Continuation
         from groundup.infer.generate import generate
 
-        bench = _open(self.run_folder)
-        ids = [bench.tokenizer.end_of_text, *bench.tokenizer.encode_ordinary(self.prompt).tolist()]
+        if self.system is not None and not self.chat:
+            raise UsageError("--system goes with --chat: without it the prompt is a text that is continued")
+        bench = _open(self.model)
+        if self.chat and bench.manners.template is None:
+            raise UsageError(f"--chat: {self.model} has no chat template; leave it out to continue a text")
+        if self.chat:
+            history = bench.manners.history(bench.tokenizer, self.system)
+        else:
+            history = Continuation(bench.tokenizer, bench.manners.opening)
+            sys.stdout.write(self.prompt)
         tokens = generate(
             bench.model,
-            ids,
+            history.prompt(self.prompt),
             max_tokens=self.max_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
             seed=self.seed,
-            stop_ids=(bench.tokenizer.end_of_text,),
+            stop_ids=bench.manners.stop_ids,
             prior=None if self.network_only else bench.prior,
-            vocab_size=bench.tokenizer.vocab_size,
+            vocab_size=bench.n_ids,
+            **_drawing(self, bench.manners),
         )
         decoder = bench.tokenizer.decoder()
-        sys.stdout.write(self.prompt)
         for token in tokens:
             sys.stdout.write(decoder.push(token))
             sys.stdout.flush()
@@ -140,14 +154,22 @@ class Generate:
 
 @dataclass(frozen=True)
 class Chat:
-    """Completes what you type, line by line, in the terminal."""
+    """Answers what you type, or, for a model without a chat template, completes it, line by line in the terminal."""
 
-    run_folder: Positional[Path]
-    """A finished run."""
+    model: Positional[str]
+    """A finished run, a Hugging Face folder, a .gguf file, or hub:owner/name."""
+    system: str | None = None
+    """What the system says before you (default: what the chat template says, if anything)."""
+    completion: bool = False
+    """Continue texts even where there is a chat template."""
     max_tokens: int = 256
-    """Most tokens of one continuation."""
-    temperature: float = 0.8
-    """0 takes the likeliest token."""
+    """Most tokens of one answer or continuation."""
+    temperature: float | None = None
+    """0 takes the likeliest token (default: what the model's makers say, or 0.8)."""
+    top_k: int | None = None
+    """Draw from so many likeliest tokens only (default: what its makers say)."""
+    top_p: float | None = None
+    """Draw from the smallest set of tokens with this probability only (default: what its makers say)."""
     seed: int | None = None
     """Same seed, same text."""
     debug: bool = False
@@ -157,25 +179,28 @@ class Chat:
         """Reads standard input until it ends."""
         from groundup.infer.chat import chat
 
-        bench = _open(self.run_folder)
+        bench = _open(self.model)
+        manners = dataclasses.replace(bench.manners, template=None) if self.completion else bench.manners
         chat(
             bench.model,
             bench.tokenizer,
             sys.stdin,
             sys.stdout,
+            history=manners.history(bench.tokenizer, self.system),
+            stop_ids=manners.stop_ids,
             max_tokens=self.max_tokens,
-            temperature=self.temperature,
             seed=self.seed,
             prior=bench.prior,
+            **_drawing(self, manners),
         )
 
 
 @dataclass(frozen=True)
 class Eval:
-    """Bits per byte of a text that the run has not seen."""
+    """Bits per byte of a text that the model has not seen."""
 
-    run_folder: Positional[Path]
-    """A finished run."""
+    model: Positional[str]
+    """A finished run, a Hugging Face folder, a .gguf file, or hub:owner/name."""
     data: tuple[str, ...]
     """What to score: sources as in train."""
     text_field: str = "text"
@@ -190,7 +215,7 @@ class Eval:
         from groundup.screen import show_score
         from groundup.workbench import score_text
 
-        name, score = score_text(_open(self.run_folder), self.data, self.text_field)
+        name, score = score_text(_open(self.model), self.data, self.text_field)
         show_score(name, score)
         if self.json:
             print(
@@ -204,8 +229,8 @@ class Eval:
 class Export:
     """Writes a folder that transformers and tokenizers open, with the same ids and logits."""
 
-    run_folder: Positional[Path]
-    """A finished run of an exportable architecture (train --arch qwen3 or llama)."""
+    model: Positional[str]
+    """A finished run (of train --arch qwen3 or llama), a Hugging Face folder, a .gguf file, or hub:owner/name."""
     folder: Positional[Path]
     """Where to write; must not exist."""
     debug: bool = False
@@ -213,12 +238,17 @@ class Export:
 
     def run(self) -> None:
         """Writes configuration, weights and tokenizer."""
-        from groundup.model.families.folder import export_model
+        from groundup.model.pretrained import open_pretrained
+        from groundup.model.weights.exporting import export_model
 
-        bench = _open(self.run_folder)
         if self.folder.exists():
             raise UsageError(f"{self.folder} exists already: choose a new folder")
-        export_model(bench.model, bench.model.config, self.folder, tokenizer=self.run_folder / "tokenizer.json")
+        run = Path(self.model)
+        if (run / "manifest.json").exists():
+            export_model(_open(self.model).model, self.folder, tokenizer=run / "tokenizer.json")
+        else:
+            origin = open_pretrained(self.model)
+            export_model(origin.load(dtype=None), self.folder, origin=origin)
         print(f"wrote {self.folder}: AutoModelForCausalLM.from_pretrained({str(self.folder)!r}) opens it")
 
 
@@ -266,17 +296,20 @@ class Report:
         print(f"wrote {write_report(self.run_folder)}")
 
 
-def _open(path: Path):
+def _open(name: str) -> Workbench:
     from groundup.kernels.memory import keep_freed_memory
-    from groundup.runfolder import RunFolder
     from groundup.train.calibrate import pick_device
-    from groundup.workbench import open_trained
+    from groundup.workbench import open_model
 
-    run = RunFolder.open(path)
-    if not run.resumable:
-        raise UsageError(f"{path} was stopped before training began: start again with `groundup train`")
+    bench = open_model(name, pick_device())
     keep_freed_memory()
-    return open_trained(run, pick_device())
+    return bench
+
+
+def _drawing(asked: Generate | Chat, manners: Manners) -> dict[str, Any]:
+    """How tokens are drawn: as asked, else as the model's makers say."""
+    names = ("temperature", "top_k", "top_p")
+    return {name: getattr(manners, name) if getattr(asked, name) is None else getattr(asked, name) for name in names}
 
 
 def _free_name() -> Path:
@@ -292,6 +325,7 @@ COMMANDS = {
     "generate": Generate,
     "chat": Chat,
     "eval": Eval,
+    "inspect": Inspect,
     "export": Export,
     "runs": Runs,
     "report": Report,

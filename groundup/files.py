@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
-from groundup.errors import GroundupError
+from groundup.errors import GroundupError, UsageError
 
 
 @contextlib.contextmanager
@@ -58,3 +60,21 @@ def settle(partial: Path, path: Path) -> None:
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; UsageError for one that is not there, GroundupError for one that is broken."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}): get the whole folder") from error
+    except (ValueError, RecursionError) as error:
+        raise GroundupError(f"{path} is broken ({error}): get it again") from error
+    if not isinstance(found, dict):
+        raise GroundupError(f"{path} is broken: it holds no object; get it again")
+    return found
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Writes an object as a JSON file, whole."""
+    write_file(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""A run on the bench: its tokenizer, tokens, counts and model, read from the folder, ready to train, score or write."""
+"""A model on the bench: tokenizer, tokens, counts and weights of a run or of open weights, ready to train, score or write."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from groundup.config import ModelConfig, from_dict
 from groundup.data import SPLITS, TokenStore, open_corpus, write_shards
 from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import Score, evaluate
+from groundup.infer.chat import Continuation, Conversation
+from groundup.infer.template import ChatTemplate
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
+from groundup.model.pretrained import HUB, Pretrained, open_pretrained
 from groundup.model.prior import NgramPrior, Table
 from groundup.runfolder import RunFolder
 from groundup.tokenizer import Tokenizer
@@ -36,21 +39,57 @@ def compiled_loss(model: Decoder) -> Callable:
     return torch.compile(model.loss)
 
 
+EVALUATION_WINDOW = 1024
+"""Tokens of a window when a model that was trained elsewhere is scored, if its context holds so many."""
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a model is spoken to."""
+
+    opening: int
+    """The token that stands before every text."""
+    stop_ids: frozenset[int]
+    """Tokens that end what it writes."""
+    template: ChatTemplate | None = None
+    """How it is put a conversation; none for a model that only continues texts."""
+    temperature: float = 0.8
+    """As its makers draw from it."""
+    top_k: int | None = None
+    """Likewise."""
+    top_p: float | None = None
+    """Likewise."""
+
+    def history(self, tokenizer: Tokenizer, system: str | None = None) -> Continuation | Conversation:
+        """What a chat adds to: a conversation where there is a template, else a text. UsageError for a system's words without one."""
+        if self.template is not None:
+            return Conversation(tokenizer, self.template, system)
+        if system is not None:
+            raise UsageError("--system: this model has no chat template to say it by; type it as the beginning of a text")
+        return Continuation(tokenizer, self.opening)
+
+
 @dataclass
 class Workbench:
-    """What training and evaluation work with, all of it read from the run folder."""
+    """What training and evaluation work with, read from the folder of a run, or from a model that was trained elsewhere."""
 
     tokenizer: Tokenizer
     stores: dict[str, TokenStore]
     prior: NgramPrior | None
     model: Decoder
     plan: dict[str, Any]
+    manners: Manners
     tables: dict[str, Table] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.model.embedding.weight.device
+
+    @property
+    def n_ids(self) -> int:
+        """Ids that can be drawn: those that both the tokenizer and the model know."""
+        return min(self.tokenizer.vocab_size, self.model.config.vocab_size)
 
     @property
     def prior_shape(self) -> tuple[int, int] | None:
@@ -118,12 +157,42 @@ def _bench(run: RunFolder, device: torch.device, prior: NgramPrior | None) -> Wo
     shape = (prior.n_experts, prior.n_features) if prior is not None else None
     model = Decoder(config, prior_shape=shape).to(device)
     model.compute_dtype = compute_dtype(device)
-    return Workbench(tokenizer, {}, prior, model, plan)
+    end = tokenizer.end_of_text
+    return Workbench(tokenizer, {}, prior, model, plan, Manners(end, frozenset({end})))
 
 
-def encoded(tokenizer: Tokenizer, documents: Iterator) -> Iterator:
-    """Documents with their ids, ``<|endoftext|>`` first, encoded many at a time."""
-    end = np.array([tokenizer.end_of_text], np.uint32)
+def open_model(name: str, device: torch.device) -> Workbench:
+    """Any model, ready to score or write: a run's folder, a Hugging Face folder, a ``.gguf`` file, or ``hub:owner/name``.
+
+    Raises UsageError for what is none of them, or not supported; GroundupError for damaged files.
+    """
+    path = Path(name)
+    if path.is_dir() and not (path / "manifest.json").exists() and not (path / "config.json").exists():
+        raise UsageError(
+            f"{path} is not a run (it has no manifest.json) and no model (no config.json): give a folder that `groundup train` made, "
+            f"a Hugging Face folder, a .gguf file or {HUB}owner/name"
+        )
+    if (path / "manifest.json").exists():
+        run = RunFolder.open(path)
+        if not run.resumable:
+            raise UsageError(f"{path} was stopped before training began: start again with `groundup train`")
+        return open_trained(run, device)
+    return _pretrained_bench(open_pretrained(name), device)
+
+
+def _pretrained_bench(found: Pretrained, device: torch.device) -> Workbench:
+    tokenizer, template = found.tokenizer, None if found.chat_template is None else ChatTemplate(found.chat_template, found.special)
+    drawn = {key: found.generation[key] for key in ("temperature", "top_k", "top_p") if found.generation.get(key) is not None}
+    manners = Manners(found.opening, found.stop_ids, template, **drawn)
+    model = found.load(device=device)
+    model.compute_dtype = compute_dtype(device)
+    plan = {"seq_len": min(EVALUATION_WINDOW, model.config.context_length)}
+    return Workbench(tokenizer, {}, None, model, plan, manners)
+
+
+def encoded(tokenizer: Tokenizer, documents: Iterator, opening: int | None = None) -> Iterator:
+    """Documents with their ids, ``<|endoftext|>`` or what else opens a text first, encoded many at a time."""
+    end = np.array([tokenizer.end_of_text if opening is None else opening], np.uint32)
     group: list = []
     for document in chain(documents, [None]):
         if document is not None:
@@ -141,8 +210,7 @@ def score_text(bench: Workbench, data: Sequence[str], text_field: str) -> tuple[
     corpus = open_corpus(data, text_field=text_field, keep_all=True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokens"
-        write_shards(
-            encoded(bench.tokenizer, corpus.documents()), path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash
-        )
+        documents = encoded(bench.tokenizer, corpus.documents(), bench.manners.opening)
+        write_shards(documents, path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash)
         scored = dataclasses.replace(bench, tables={}, stores={"text": TokenStore.open(path)})
         return corpus.name, scored.evaluate("text")

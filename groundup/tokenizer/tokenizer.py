@@ -14,7 +14,7 @@ from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -71,6 +71,7 @@ class Tokenizer:
         pattern: how a text is cut before merging: a key of ``PATTERNS``, a regular expression, or several steps. With pieces it is not
             used: they are cut at spaces.
         vocabulary: the bytes of each id, where ids are not as above; none for an id that stands for nothing or for a special token.
+            With merges it may lack single bytes; a text that holds one is then a UsageError.
             Or ``Pieces``, for characters with byte fallback.
         whole: whether a pre-token that is a token becomes that token, whatever merges make of it (``ignore_merges`` in a tokenizer.json);
             by default only under tiktoken's rule.
@@ -193,7 +194,8 @@ class Tokenizer:
         """Reads a tokenizer from a file, or from what a folder holds.
 
         Files: ``tokenizer.json`` (Hugging Face), ``*.tiktoken``, ``vocab.json`` with ``merges.txt`` beside it (GPT-2), ``*.model``
-        (SentencePiece BPE with byte fallback). See ``formats`` for what is supported; anything else is an error that names it.
+        (SentencePiece BPE with byte fallback), ``*.gguf`` (llama.cpp). See ``formats`` for what is supported; anything else is an error
+        that names it.
 
         Args:
             pattern: for a format that does not say it (``.tiktoken`` of an unknown name, ``vocab.json``).
@@ -201,7 +203,11 @@ class Tokenizer:
         """
         from groundup.tokenizer import formats
 
-        arguments = formats.read(Path(path), pattern, special_tokens)
+        return cls.made_of(Path(path), formats.read(Path(path), pattern, special_tokens))
+
+    @classmethod
+    def made_of(cls, path: Path, arguments: dict[str, Any]) -> Tokenizer:
+        """A tokenizer of what a reader of ``formats`` found in a file; an error names the file."""
         try:
             return cls(**arguments)
         except UsageError as error:
@@ -466,6 +472,9 @@ class Tokenizer:
 
     def _encode(self, data: Text, start: int, stop: int) -> np.ndarray:
         ids = self._encoder.encode(data, start, stop)
+        if self.vocabulary.lacking and ids.size and int(ids.max()) == self.vocab_size:
+            at = next(i for i in range(start, stop) if data[i] in self.vocabulary.lacking)
+            raise UsageError(f"the text holds the byte {bytes([data[at]])!r}, for which this tokenizer has no token: take it out")
         return ids if self._cutter is None else self._cutter.take_apart(ids)
 
     def _around(self, ids: np.ndarray) -> np.ndarray:

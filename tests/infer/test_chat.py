@@ -6,7 +6,7 @@ import pytest
 
 from groundup.errors import UsageError
 from groundup.infer import chat as room
-from groundup.infer.chat import WELCOME, chat
+from groundup.infer.chat import CONTINUES, chat
 from groundup.infer.generate import generate
 from groundup.tokenizer import Tokenizer
 
@@ -25,8 +25,8 @@ def said(model, tokenizer, typed: str, **settings) -> str:
     sink = io.StringIO()
     chat(model, tokenizer, io.StringIO(typed), sink, **{"max_tokens": 12, "temperature": 0.0, **settings})
     text = sink.getvalue()
-    assert text.startswith(WELCOME)
-    return text.removeprefix(WELCOME)
+    assert text.startswith(CONTINUES)
+    return text.removeprefix(CONTINUES)
 
 
 def continuation(model, tokenizer, ids: list[int], **settings) -> list[int]:
@@ -36,7 +36,7 @@ def continuation(model, tokenizer, ids: list[int], **settings) -> list[int]:
 
 
 def test_it_says_that_it_continues_texts():
-    assert "continues texts, it does not answer" in WELCOME
+    assert "continues texts, it does not answer" in CONTINUES
 
 
 def test_a_line_is_continued_and_the_end_of_input_leaves(model, tokenizer):

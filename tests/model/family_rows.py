@@ -10,7 +10,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from groundup.model.decoder import Decoder
-from groundup.model.families.folder import import_model
+from groundup.model.pretrained import open_pretrained
 
 VOCAB, CONTEXT = 96, 320
 
@@ -179,10 +179,7 @@ def reference(name: str) -> PreTrainedModel:
 
 def opened(folder: Path) -> Decoder:
     """A folder's model as ours."""
-    config, tensors = import_model(folder)
-    model = Decoder(config)
-    model.load_state_dict(tensors)
-    return model
+    return open_pretrained(folder).load()
 
 
 transformers.logging.set_verbosity_error()

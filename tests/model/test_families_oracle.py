@@ -18,7 +18,7 @@ from groundup.infer.generate import generate
 from groundup.kernels.attention import BLOCK
 from groundup.model.decoder import Decoder
 from groundup.model.families import FAMILIES
-from groundup.model.families.folder import export_model
+from groundup.model.weights.exporting import export_model
 from groundup.optim import OptimizerConfig, build_optimizer
 
 TOLERANCE = 1e-4
@@ -107,7 +107,7 @@ def test_loss_and_gradients_are_the_references(pair, tmp_path):
 @torch.no_grad()
 def test_what_is_exported_opens_there_with_the_same_logits(pair, tmp_path):
     theirs, ours = pair
-    export_model(ours, ours.config, tmp_path / "out", family=theirs.config.model_type)
+    export_model(ours, tmp_path / "out", family=FAMILIES[theirs.config.model_type])
     back, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager", output_loading_info=True)
     assert not any(loading.values())
     assert type(back) is type(theirs)

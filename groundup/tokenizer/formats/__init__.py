@@ -6,6 +6,7 @@
 | ``*.tiktoken`` | tiktoken | tokens in order of rank; pattern and special tokens of the known ones, or as given | tokens |
 | ``vocab.json``, ``merges.txt`` | GPT-2 | tokens that no merge makes are special | yes |
 | ``*.model`` | SentencePiece | BPE with byte fallback, without normalization rules | no |
+| ``*.gguf`` | llama.cpp | what its header says: byte-level BPE, and SentencePiece's | no |
 
 What a file asks for and is not supported is a UsageError that names it; a file that is broken is a GroundupError.
 """
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.errors import UsageError
 from groundup.files import disk_errors
-from groundup.tokenizer.formats import json_reading, json_writing, rank_files, sentencepiece
+from groundup.gguf_file import GGUFFile
+from groundup.tokenizer.formats import gguf, json_reading, json_writing, rank_files, sentencepiece
 from groundup.tokenizer.patterns import Pattern
 from groundup.tokenizer.vocabulary import Special
 
@@ -41,6 +43,8 @@ def read(path: Path, pattern: Pattern | None, special_tokens: Special | None) ->
         return rank_files.read_gpt2(path.parent, pattern, special_tokens)
     if path.suffix == ".model":
         return sentencepiece.read(path)
+    if path.suffix == ".gguf":
+        return gguf.read(GGUFFile(path))
     return json_reading.read(path)
 
 
@@ -54,8 +58,8 @@ def write(tokenizer: Tokenizer, path: Path) -> None:
         rank_files.write_tiktoken(tokenizer, path)
     elif path.name in ("vocab.json", "merges.txt"):
         rank_files.write_gpt2(tokenizer, path.parent)
-    elif path.suffix == ".model":
-        raise UsageError(f"{path}: SentencePiece's format is read, not written; choose a name that ends in .json")
+    elif path.suffix in (".model", ".gguf"):
+        raise UsageError(f"{path}: this format is read, not written; choose a name that ends in .json")
     else:
         json_writing.write(tokenizer, path)
 

@@ -20,10 +20,15 @@ _BPE = 2
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
+    """A piece of the vocabulary."""
+
     name: str
+    """Its text, spaces as marks."""
     score: float
+    """The greater, the sooner it is made."""
     kind: int
+    """Normal, unknown, control, defined by the user, unused, byte: 1 to 6."""
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -45,6 +50,11 @@ def read(path: Path) -> dict[str, Any]:
     if not pieces:
         raise GroundupError(f"{path} is no SentencePiece model: it holds no pieces")
     _check(path, trainer, normalizer)
+    return arguments_of(path, pieces, add_prefix=bool(normalizer.get(3, 1)))
+
+
+def arguments_of(path: Path, pieces: list[Piece], *, add_prefix: bool) -> dict[str, Any]:
+    """The arguments of the ``Tokenizer`` of some pieces; ``add_prefix`` says whether a space is put before a text."""
     added = [
         AddedToken(piece.name, i, special=piece.kind != _USER_DEFINED, normalized=piece.kind == _USER_DEFINED)
         for i, piece in enumerate(pieces)
@@ -53,7 +63,7 @@ def read(path: Path) -> dict[str, Any]:
     if unused := [piece.name for piece in pieces if piece.kind == _UNUSED]:
         raise UsageError(f"{path}: piece {unused[0]!r} is marked as unused, which is not supported")
     is_defined = any(piece.kind == _USER_DEFINED for piece in pieces)
-    prefix = "never" if not normalizer.get(3, 1) else "first" if is_defined else "every"
+    prefix = "never" if not add_prefix else "first" if is_defined else "every"
     vocabulary = Pieces(tuple(piece.name for piece in pieces), prefix)
     return {"merges": _merges(path, pieces), "special_tokens": added, "vocabulary": vocabulary}
 
@@ -76,7 +86,7 @@ def _check(path: Path, trainer: dict[int, Any], normalizer: dict[int, Any]) -> N
         raise UsageError(f"{path} keeps spaces as they are (escape_whitespaces is off), which is not supported")
 
 
-def _merges(path: Path, pieces: list[_Piece]) -> list[tuple[int, int]]:
+def _merges(path: Path, pieces: list[Piece]) -> list[tuple[int, int]]:
     """Every way to join two pieces into one, the best score first: any two neighbours merge that are a piece together."""
     ids = {piece.name: i for i, piece in enumerate(pieces) if piece.kind == _NORMAL}
     characters = {name for name in ids if len(name) == 1}
@@ -94,13 +104,13 @@ def _merges(path: Path, pieces: list[_Piece]) -> list[tuple[int, int]]:
     return found
 
 
-def _message(data: bytes) -> tuple[list[_Piece], dict[int, Any], dict[int, Any]]:
+def _message(data: bytes) -> tuple[list[Piece], dict[int, Any], dict[int, Any]]:
     """The pieces, and the fields of the trainer's and the normalizer's settings by number."""
     pieces, trainer, normalizer = [], {}, {}
     for field, value in _fields(data):
         if field == _PIECES:
             found = dict(_fields(value))
-            pieces.append(_Piece(found.get(1, b"").decode(), struct.unpack("<f", found.get(2, bytes(4)))[0], found.get(3, _NORMAL)))
+            pieces.append(Piece(found.get(1, b"").decode(), struct.unpack("<f", found.get(2, bytes(4)))[0], found.get(3, _NORMAL)))
         elif field == _TRAINER:
             trainer = dict(_fields(value))
         elif field == _NORMALIZER:
