@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
-from groundup.data import TokenStore, evaluation_windows
+from groundup.data import Document, TokenStore, evaluation_windows, write_shards
 from groundup.errors import UsageError
+from groundup.evaluate.bits import evaluate
 from groundup.evaluate.protocol import FromPredictor, cut
+from groundup.evaluate.text import Sizes, TextScore, groups, sizes_of
 from groundup.infer.generate import Reader, generate_batch
 from groundup.model.decoder import Decoder
 from groundup.model.prior import NgramPrior
@@ -38,13 +42,15 @@ class DecoderModel(FromPredictor):
         prior: NgramPrior | None = None,
         name: str = "decoder",
         seq_len: int | None = None,
+        prefix: Sequence[int] | None = None,
         stops: Sequence[int] = (),
     ) -> None:
-        """``seq_len``: most tokens that the network reads at once (default: all it can); ``stops``: tokens that end a text, too."""
+        """``seq_len``: most tokens that the network reads at once (default: all it can); ``prefix``: what opens a text (default:
+        ``<|endoftext|>``); ``stops``: tokens that end one, beside these."""
         self.model, self.tokenizer, self.prior, self.name = model, tokenizer, prior, name
         self.seq_len = min(seq_len or model.config.context_length, model.config.context_length)
         self.vocab_size = tokenizer.vocab_size
-        self.prefix = (tokenizer.end_of_text,)
+        self.prefix = (tokenizer.end_of_text,) if prefix is None else tuple(prefix)
         self.stops = tuple(stops)
 
     def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
@@ -127,3 +133,42 @@ class DecoderCursor:
             self._pending = []
             self._p = torch.softmax(logits[0].double(), dim=-1)[: self._vocab_size].cpu().numpy()
         return self._p
+
+
+def score_parts(
+    model: DecoderModel,
+    documents: Iterable[Document],
+    *,
+    seq_len: int | None = None,
+    stride: int | None = None,
+    domains: Mapping[str, str] | None = None,
+) -> tuple[TextScore, dict[str, float]]:
+    """``score_documents`` by way of a token store on the disk and ``bits.evaluate``, for text of any size; and bits per byte by predictor.
+
+    The predictors are "model" and, with a prior, "network" and "counts" alone. Errors as in ``score_documents``.
+    """
+    sizes: list[Sizes] = []
+    seq_len = min(seq_len or model.seq_len, model.seq_len)
+
+    def encoded() -> Iterator[tuple[Document, np.ndarray]]:
+        for group in groups(documents):
+            for document, ids in zip(group, model.tokenizer.encode_ordinary_batch([d.text for d in group]), strict=True):
+                sizes.append(sizes_of(document, domains))
+                yield document, np.concatenate((model.prefix, ids)).astype(np.uint32)
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_shards(encoded(), Path(folder) / "tokens", vocab_size=model.vocab_size, tokenizer_hash=model.tokenizer.hash)
+        store = TokenStore.open(Path(folder) / "tokens")
+        table = model.prior.features(store) if model.prior is not None else None
+        score = evaluate(
+            model.model,
+            store,
+            seq_len=seq_len,
+            stride=stride,
+            table=table,
+            counts_nats=table.counts_nats if table is not None else None,
+            token_bytes=model.tokenizer.n_bytes(np.arange(model.vocab_size)),
+        )
+    n_tokens = np.diff(store.document_starts) - len(model.prefix)
+    context = f"windows of {seq_len:,} tokens, stride {stride or max(1, seq_len // 2):,}"
+    return TextScore(model.name, tuple(sizes), score.document_bits, n_tokens, context), score.bits_per_byte

@@ -156,7 +156,7 @@ def _requests(item: Item) -> list[tuple[str, str]]:
     if isinstance(item, Choice):
         pairs = list(zip(item.contexts, item.continuations, strict=True))
         return pairs + ([(item.unconditional, words) for words in item.continuations] if item.unconditional else [])
-    return [(item.context, item.words)] if isinstance(item, LastWords) else [(item.prompt, item.reference)]
+    return [(item.asked, item.right)]
 
 
 def _judge(model: LanguageModel, item: Item) -> Callable[[list[np.ndarray]], Answer]:
@@ -177,8 +177,7 @@ def _judge(model: LanguageModel, item: Item) -> Callable[[list[np.ndarray]], Ans
         return _answer(right, nats[item.gold], item.continuations[item.gold], item.contexts[chosen][-80:] + item.continuations[chosen])
 
     def words(log_p: list[np.ndarray]) -> Answer:
-        text = item.words if isinstance(item, LastWords) else item.reference
-        return _answer({"exact": 0.0}, log_p[0].sum(), text, "")
+        return _answer({"exact": 0.0}, log_p[0].sum(), item.right, "")
 
     return choice if isinstance(item, Choice) else words
 

@@ -9,6 +9,7 @@ from protocol_models import TEXT, WINDOW, Bigram
 from groundup.data import Document, TokenStore, write_shards
 from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import evaluate
+from groundup.evaluate.decoder_model import score_parts
 from groundup.evaluate.protocol import LanguageModel, Predictor, Ranker, likeliest
 from groundup.evaluate.text import score_documents, windows
 
@@ -50,6 +51,10 @@ def test_the_protocol_agrees_with_the_decoders_own_path(decoder_model, tmp_path,
     score = score_documents(model, DOCUMENTS)
     np.testing.assert_allclose(score.bits, own.document_bits, rtol=1e-6)
     assert score.n_tokens.sum() == own.n_tokens and score.n_bytes == own.n_bytes
+    by_store, parts = score_parts(model, DOCUMENTS)
+    np.testing.assert_allclose(by_store.bits, own.document_bits)
+    assert (by_store.documents, by_store.bits_per_byte) == (score.documents, parts["model"])
+    assert list(by_store.n_tokens) == list(score.n_tokens) and len(parts) == (3 if prior else 1)
 
 
 @pytest.mark.parametrize("prior", [False, True])
