@@ -117,7 +117,7 @@ class Eval:
                 kept = [None if folder is None else folder / f"{task.name}.jsonl" for task in tasks]
                 results.append([run_task(model, task, kept=path, progress=told) for task, path in zip(tasks, kept, strict=True)])
         for model, own in zip(models, results, strict=True):
-            show_rows([task_row(result) for result in own], title=model.name)
+            show_rows([task_row(result) for result in own], title=f"{model.name} (also by score per what; bits/byte of right answers)")
         out = {"model": models[0].name, "tasks": {r.task.name: task_result(r) for r in results[0]}}
         if len(models) == 2:
             pairs = [(a.task.name, *compare(a, b)) for a, b in zip(*results, strict=True)]
@@ -316,16 +316,15 @@ def text_result(score: TextScore, parts: dict[str, float]) -> dict[str, Any]:
 def task_row(result: TaskResult) -> dict[str, str]:
     """A task's line of the table."""
     accuracy, bits = result.accuracy, result.bits_per_byte
-    others = ", ".join(f"{name} {m.mean:.1%}" for name, m in accuracy.items() if name != result.main)
+    columns = {"raw": "raw", "characters": "/char", "bytes": "/byte", "unconditional": "uncond."}
+    shown = {column: f"{accuracy[name].mean:.1%}" if name in accuracy else "" for name, column in columns.items()}
     return {
         "task": result.task.name,
         "items": f"{len(result.answers):,}",
         "accuracy": f"{accuracy[result.main].mean:.1%} ± {accuracy[result.main].error:.1%}",
         "centered": f"{result.centered:.3f}",
-        "bits/byte of the right answer": f"{bits.mean:.4f} ± {bits.error:.4f}",
-        "by": result.main,
-        "other normalizations": others,
-    }
+        "bits/byte": f"{bits.mean:.4f} ± {bits.error:.4f}",
+    } | shown
 
 
 def task_result(result: TaskResult) -> dict[str, Any]:
@@ -347,7 +346,6 @@ def show_samples(result: TaskResult, n: int) -> None:
 
     for right in (True, False):
         for item, answer in result.samples(right, n):
-            show_pairs(
-                [("asked", item.asked[-300:].strip()), ("right is", item.right.strip()), ("the model", answer.given.strip() or "-")],
-                title=f"{result.task.name}: {'right' if right else 'wrong'}",
-            )
+            asked, gold, given = item.asked[-300:].strip(), item.right.strip(), answer.given.strip()
+            pairs = [("asked", asked), ("right is", gold), ("the model", given)]
+            show_pairs([pair for pair in pairs if pair[1]], title=f"{result.task.name}: {'right' if right else 'wrong'}")

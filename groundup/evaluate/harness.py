@@ -19,7 +19,7 @@ from groundup.evaluate.protocol import LanguageModel, likeliest
 from groundup.evaluate.statistics import Mean, mean_of, paired
 from groundup.evaluate.tasks import Choice, Item, LastWords, Task, Writing
 
-ITEMS_AT_ONCE = 512
+ITEMS_AT_ONCE = 128
 WRITINGS_AT_ONCE = 32
 
 Progress = Callable[[str, int, int], None]
@@ -120,7 +120,7 @@ def _ask(model: LanguageModel, items: Sequence[Item], seed: int) -> list[Answer]
     parts: list[tuple[int, Callable[[list[np.ndarray]], Answer]]] = []
     requests: list[tuple[str, str]] = []
     for item in items:
-        own = _requests(item)
+        own = requests(item)
         parts.append((len(own), _judge(model, item)))
         requests += own
     pairs = [split(model, context, words) for context, words in requests]
@@ -151,7 +151,7 @@ def split(model: LanguageModel, context: str, words: str) -> tuple[np.ndarray, n
     return tokens[:n], tokens[n:]
 
 
-def _requests(item: Item) -> list[tuple[str, str]]:
+def requests(item: Item) -> list[tuple[str, str]]:
     """The (context, words) pairs whose log-probabilities an item needs."""
     if isinstance(item, Choice):
         pairs = list(zip(item.contexts, item.continuations, strict=True))
