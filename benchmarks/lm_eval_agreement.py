@@ -2,9 +2,9 @@
 
     python -m benchmarks.lm_eval_agreement --data TASKS --tokenizer tokenizer.json [--items 100]
 
-Needs ``lm-eval`` (0.4) and its ``datasets``, best in an environment of their own. The model is a small Llama of random weights, wide enough
-that answers differ; two tasks from local files, COPA (multiple choice) and LAMBADA (last word), must give equal accuracies and, item by item,
-equal log-likelihoods.
+Needs ``lm-eval`` (0.4) and its ``datasets``, best in an environment of their own. The model is a small Llama of random weights, wide
+enough that answers differ; two tasks from local files, COPA (multiple choice) and LAMBADA (last word), must give equal accuracies and,
+item by item, equal log-likelihoods.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.resources import RESULTS, provenance, save_result
 from groundup.account.shapes import architecture
 from groundup.evaluate.core import CORE
 from groundup.evaluate.decoder_model import DecoderModel
-from groundup.evaluate.harness import requests, run_task, split
+from groundup.evaluate.harness import pairs_of, run_task, split
 from groundup.evaluate.tasks import Task
 from groundup.model.decoder import Decoder
 from groundup.model.families import export_model
@@ -80,7 +80,7 @@ def main() -> None:
             whole = CORE[name].load(name, asked.data)
             task = Task(name, whole.items[: asked.items], whole.baseline)
             result = run_task(ours, task)
-            pairs = [split(ours, *request) for item in task.items for request in requests(item) if request[0] != "Answer:"]
+            pairs = [split(ours, *request) for item in task.items for request in pairs_of(item) if request[0] != "Answer:"]
             own = np.array([x.sum() for x in ours.log_probs([c for c, _ in pairs], [t for _, t in pairs])])
             made = lm_eval.simple_evaluate(
                 "hf",

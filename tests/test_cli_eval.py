@@ -8,8 +8,6 @@ from protocol_models import TEXT, Bigram
 
 from groundup import cli, cli_eval
 
-sys.path.insert(0, str(Path(__file__).parent / "evaluate"))
-
 
 @pytest.fixture(autouse=True)
 def models(monkeypatch, tmp_path):

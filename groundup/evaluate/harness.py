@@ -120,7 +120,7 @@ def _ask(model: LanguageModel, items: Sequence[Item], seed: int) -> list[Answer]
     parts: list[tuple[int, Callable[[list[np.ndarray]], Answer]]] = []
     requests: list[tuple[str, str]] = []
     for item in items:
-        own = requests(item)
+        own = pairs_of(item)
         parts.append((len(own), _judge(model, item)))
         requests += own
     pairs = [split(model, context, words) for context, words in requests]
@@ -151,7 +151,7 @@ def split(model: LanguageModel, context: str, words: str) -> tuple[np.ndarray, n
     return tokens[:n], tokens[n:]
 
 
-def requests(item: Item) -> list[tuple[str, str]]:
+def pairs_of(item: Item) -> list[tuple[str, str]]:
     """The (context, words) pairs whose log-probabilities an item needs."""
     if isinstance(item, Choice):
         pairs = list(zip(item.contexts, item.continuations, strict=True))
