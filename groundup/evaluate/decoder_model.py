@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64
+from torch import Tensor
 
 from groundup.data import Document, TokenStore, evaluation_windows, write_shards
 from groundup.errors import UsageError
@@ -20,6 +21,7 @@ from groundup.model.decoder import Decoder
 from groundup.model.prior import NgramPrior
 from groundup.tokenizer import Tokenizer
 from groundup.train.feed import to_tensors
+from groundup.train.step import TrainBatch
 
 TOKENS_AT_ONCE = 1 << 13  # of a batch
 ROWS_AT_ONCE = 64  # texts written side by side
@@ -65,30 +67,55 @@ class DecoderModel(FromPredictor):
         """Source bytes of each token."""
         return self.tokenizer.n_bytes(tokens)
 
-    @torch.inference_mode()
     def log_probs(
         self, contexts: Sequence[Int64[np.ndarray, " _"]], targets: Sequence[Int64[np.ndarray, " _"]]
     ) -> list[Float64[np.ndarray, " _"]]:
         """As in ``LanguageModel``; UsageError for a target without a context, which the network cannot predict."""
+
+        def nats(batch: TrainBatch, scored: Tensor) -> Tensor:
+            extra = {"expert_log_p": batch.expert_log_p, "features": batch.features}
+            return -self.model.loss(batch.tokens, batch.targets, batch.documents, **extra)[1][1][scored].double()
+
+        return self._read(contexts, targets, nats, np.float64)
+
+    def ranks(
+        self, contexts: Sequence[Int64[np.ndarray, " _"]], targets: Sequence[Int64[np.ndarray, " _"]]
+    ) -> list[Int64[np.ndarray, " _"]]:
+        """As in ``Ranker``; with the counts token by token, since their table says nothing of the tokens that did not come."""
+        if self.prior is not None:
+            return super().ranks(contexts, targets)
+
+        def ranks(batch: TrainBatch, scored: Tensor) -> Tensor:
+            logits = self.model.logits(self.model.hidden(batch.tokens, batch.documents)[scored])[:, : self.vocab_size]
+            return (logits > logits.gather(1, batch.targets[scored][:, None])).sum(1)
+
+        return self._read(contexts, targets, ranks, np.int64)
+
+    @torch.inference_mode()
+    def _read(
+        self,
+        contexts: Sequence[np.ndarray],
+        targets: Sequence[np.ndarray],
+        read: Callable[[TrainBatch, Tensor], Tensor],
+        dtype: type,
+    ) -> list[np.ndarray]:
+        """What ``read`` makes of every target, in windows over all texts as if they were the documents of a store."""
         if any(not len(context) for context in contexts):
             raise UsageError(f"{self.name} predicts no token from nothing: begin contexts with its prefix, {list(self.prefix)}")
-        pairs = list(zip(contexts, targets, strict=True))
-        store = TokenStore.in_memory([np.concatenate(pair) for pair in pairs], self.vocab_size)
+        store = TokenStore.in_memory([np.concatenate(pair) for pair in zip(contexts, targets, strict=True)], self.vocab_size)
         if not store.n_tokens:
             return []
-        places = np.arange(store.n_tokens)
         first = store.document_starts[:-1] + [len(context) for context in contexts]
-        wanted = places >= np.repeat(first, np.diff(store.document_starts))
+        wanted = np.arange(store.n_tokens) >= np.repeat(first, np.diff(store.document_starts))
         table = self.prior.features(store) if self.prior is not None else None
-        out = np.zeros(store.n_tokens)
+        out = np.zeros(store.n_tokens, dtype)
         for batch in evaluation_windows(store, self.seq_len, max(1, self.seq_len // 2), max(1, TOKENS_AT_ONCE // self.seq_len)):
-            rows = np.minimum(batch.positions[:, None] + np.arange(1, self.seq_len + 1), store.n_tokens - 1)
-            scored = (batch.targets >= 0) & wanted[rows]
-            if not scored.any():
-                continue
-            data = to_tensors(batch._replace(targets=np.where(scored, batch.targets, -1)), self.model.embedding.weight.device, table)
-            _, nats = self.model.loss(data.tokens, data.targets, data.documents, expert_log_p=data.expert_log_p, features=data.features)
-            out[rows[scored]] = -nats[1].double().cpu().numpy()[scored]
+            places = np.minimum(batch.positions[:, None] + np.arange(1, self.seq_len + 1), store.n_tokens - 1)
+            scored = (batch.targets >= 0) & wanted[places]
+            if scored.any():
+                only = batch._replace(targets=np.where(scored, batch.targets, -1))
+                data = to_tensors(only, self.model.embedding.weight.device, table)
+                out[places[scored]] = read(data, torch.from_numpy(scored).to(data.tokens.device)).cpu().numpy()
         return [out[a:b] for a, b in zip(first.tolist(), store.document_starts[1:].tolist(), strict=True)]
 
     def start(self) -> DecoderCursor:

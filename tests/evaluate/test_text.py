@@ -66,6 +66,8 @@ def test_a_cursor_says_what_log_probs_say(decoder_model, prior):
     by_cursor = super(type(model), model).log_probs(contexts, targets)
     for a, b in zip(by_windows, by_cursor, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3 if prior else 1e-5)  # the table of the counts is of half precision
+    for a, b in zip(model.ranks(contexts, targets), super(type(model), model).ranks(contexts, targets), strict=True):
+        np.testing.assert_array_equal(a, b)
     written = model.encode(model.sample(["the cat"], max_tokens=3, temperature=0)[0].decode("utf-8", "replace"))
     assert len(written) == 0 or likeliest(model, [contexts[1]], [written[:1]])[0]
 
