@@ -2,33 +2,35 @@
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
-from groundup.history.transformer import PostNormLayer, Transformer2017, sinusoids
+from groundup.history.transformer import GPT2, PostNormLayer, PreNormLayer, Transformer2017, sinusoids
 
 
-def test_a_layer_is_torchs_post_norm_layer():
-    d, heads = 16, 4
-    ours = PostNormLayer(d, heads, torch.Generator().manual_seed(0))
-    theirs = nn.TransformerEncoderLayer(d, heads, 4 * d, dropout=0.0, activation="relu", norm_first=False, batch_first=True)
+@pytest.mark.parametrize("kind", [PostNormLayer, PreNormLayer])
+def test_a_layer_is_torchs(kind):
+    d, heads, pre = 16, 4, kind is PreNormLayer
+    ours = kind(d, heads, torch.Generator().manual_seed(0))
+    activation = nn.GELU("tanh") if pre else "relu"
+    theirs = nn.TransformerEncoderLayer(d, heads, 4 * d, dropout=0.0, activation=activation, norm_first=pre, batch_first=True)
     generator = torch.Generator().manual_seed(1)
-    for p in (ours.up_bias, ours.down_bias, ours.gains, ours.biases):
-        p.data.copy_(torch.randn(p.shape, generator=generator))
+    for p in ours.parameters():
+        p.data.add_(torch.randn(p.shape, generator=generator) * 0.3)
     with torch.no_grad():
-        theirs.self_attn.in_proj_weight.copy_(ours.joint)
-        theirs.self_attn.out_proj.weight.copy_(ours.output)
-        for name, weight in (("linear1", ours.up), ("linear2", ours.down)):
-            getattr(theirs, name).weight.copy_(weight)
-        theirs.linear1.bias.copy_(ours.up_bias)
-        theirs.linear2.bias.copy_(ours.down_bias)
+        attention = theirs.self_attn
+        pairs = [(attention.in_proj_weight, ours.joint), (attention.out_proj.weight, ours.output)]
+        pairs += [(attention.in_proj_bias, ours.joint_bias), (attention.out_proj.bias, ours.output_bias)] if pre else []
+        pairs += [(theirs.linear1.weight, ours.up), (theirs.linear1.bias, ours.up_bias)]
+        pairs += [(theirs.linear2.weight, ours.down), (theirs.linear2.bias, ours.down_bias)]
         for i, norm in enumerate((theirs.norm1, theirs.norm2)):
-            norm.weight.copy_(ours.gains[i])
-            norm.bias.copy_(ours.biases[i])
+            pairs += [(norm.weight, ours.gains[i]), (norm.bias, ours.biases[i])]
+        for to, of in pairs:
+            to.copy_(of)
     x = torch.randn(2, 9, d, generator=generator)
     mask = nn.Transformer.generate_square_subsequent_mask(9)
-    found, _, _ = ours(x, None)
-    torch.testing.assert_close(found, theirs(x, src_mask=mask, is_causal=True), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours(x)[0], theirs(x, src_mask=mask, is_causal=True), atol=1e-5, rtol=1e-5)
 
 
 def test_positions_by_the_papers_formula():
@@ -41,8 +43,9 @@ def test_positions_by_the_papers_formula():
             assert math.isclose(table[row, 2 * i + 1], math.cos(angle), abs_tol=1e-5)
 
 
-def test_a_text_may_be_read_in_pieces():
-    network = Transformer2017(16, context_length=12)
+@pytest.mark.parametrize("kind", [Transformer2017, GPT2])
+def test_a_text_may_be_read_in_pieces(kind):
+    network = kind(16, context_length=12)
     symbols = torch.randint(257, (2, 9), generator=torch.Generator().manual_seed(0))
     whole, _ = network.read(symbols, ())
     first, state = network.read(symbols[:, :4], ())
@@ -54,6 +57,15 @@ def test_parameters_and_flops_by_hand():
     d, n_layers, t = 16, 2, 5
     network = Transformer2017(d, n_layers=n_layers)
     per_layer = 4 * d * d + 8 * d * d + 5 * d + 4 * d
-    assert sum(p.numel() for p in network.parameters()) == 257 * d + 256 + n_layers * per_layer
+    assert sum(p.numel() for p in network.parameters()) == 257 * d + n_layers * per_layer
     pairs = t * (t + 1) // 2
     assert network.forward_flops(3, t) == 3 * (t * (n_layers * 2 * 12 * d * d + 2 * 256 * d) + n_layers * 4 * d * pairs)
+
+
+def test_gpt2_has_what_gpt2_has():
+    """OpenAI's 124,439,808 parameters, at its own vocabulary: ours has 257 symbols, and the rest is the same count."""
+    d, n_layers, t = 768, 12, 1024
+    per_layer = 12 * d * d + 13 * d
+    assert 124_439_808 == 50_257 * d + t * d + n_layers * per_layer + 2 * d
+    small = GPT2(16, n_layers=3, context_length=8)
+    assert sum(p.numel() for p in small.parameters()) == 257 * 16 + 8 * 16 + 3 * (12 * 16 * 16 + 13 * 16) + 2 * 16

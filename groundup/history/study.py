@@ -1,0 +1,222 @@
+"""The study: every stop of the road built on the same documents in the same time, and scored on the same held-out bytes.
+
+A budget covers everything from the first byte read to the last picture. What is left when a stop begins is shared evenly by the stops to
+come; a stop's share holds the choice of its size, its training, its scoring and its sample. Finished stops are kept in the output
+folder: the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int16
+
+from groundup.data import Corpus, assign_splits, open_corpus
+from groundup.data.splits import Split
+from groundup.errors import GroundupError, UsageError
+from groundup.evaluate.bits import bootstrap
+from groundup.evaluate.protocol import LanguageModel
+from groundup.files import disk_errors, write_file
+from groundup.history.network import START
+
+PIECE_BYTES = (1024, 4096)
+"""Held-out text is cut into pieces of about this size, each read from its beginning: in a budget below ``LONG_PIECES_FROM_S``, and above."""
+LONG_PIECES_FROM_S = 120.0
+HELD_OUT_BYTES_PER_S = 400.0
+"""Held-out bytes for each second of the budget: all stops score them, and what takes one long costs all."""
+LEAST_HELD_OUT = 2_000
+SAMPLE_BYTES = 160
+AFTER_SHARE, AFTER_S = 0.01, 2.5
+"""Of the budget, and seconds besides: for table, picture and page."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What all stops read, and what they are scored on."""
+
+    name: str
+    """Of the corpus."""
+    train: tuple[bytes, ...] = field(repr=False)
+    """Training documents."""
+    validation: tuple[bytes, ...] = field(repr=False)
+    """Pieces of the validation split, for what is fitted on held-out text."""
+    test: tuple[bytes, ...] = field(repr=False)
+    """Pieces of the test split: what is scored, every byte of it."""
+    sources: tuple[str, ...] = ()
+    """As given; none means the standard library."""
+    text_field: str = "text"
+    """Field of the text in JSONL and Parquet."""
+
+    @cached_property
+    def symbols(self) -> Int16[np.ndarray, " n"]:
+        """The training documents one after another, each after a start symbol."""
+        out = np.full(sum(map(len, self.train)) + len(self.train), START, np.int16)
+        at = 0
+        for document in self.train:
+            out[at + 1 : at + 1 + len(document)] = np.frombuffer(document, np.uint8)
+            at += 1 + len(document)
+        return out
+
+    @property
+    def n_bytes(self) -> dict[str, int]:
+        """Bytes of each part."""
+        return {part: sum(map(len, getattr(self, part))) for part in ("train", "validation", "test")}
+
+    @cached_property
+    def digest(self) -> str:
+        """The hash of all that is trained on and scored."""
+        chain = hashlib.blake2b(digest_size=16)
+        for part in (self.train, self.validation, self.test):
+            for text in part:
+                chain.update(len(text).to_bytes(8, "little") + text)
+        return chain.hexdigest()
+
+
+def read_text(sources: Sequence[str], seconds: float, text_field: str = "text") -> Text:
+    """Reads and splits a corpus as ``groundup train`` does; of the held-out splits as much as the budget's seconds can score."""
+    corpus = open_corpus(sources, text_field=text_field)
+    documents: dict[Split, list[bytes]] = {"train": [], "validation": [], "test": []}
+    for split, document in assign_splits(corpus).apply(corpus.documents()):
+        documents[split].append(document.text)
+    piece = PIECE_BYTES[seconds >= LONG_PIECES_FROM_S]
+    most = max(LEAST_HELD_OUT, int(HELD_OUT_BYTES_PER_S * seconds))
+    held_out = {split: spread(cut_pieces(documents[split], piece), most) for split in ("validation", "test")}
+    if not all(held_out.values()):
+        raise UsageError(f"--data {corpus.name}: its held-out text is empty; add more text")
+    return Text(corpus.name, tuple(documents["train"]), held_out["validation"], held_out["test"], tuple(sources), text_field)
+
+
+def cut_pieces(documents: Sequence[bytes], size: int) -> list[bytes]:
+    """Documents in pieces of at most this size, cut after a line where one ends in the last quarter."""
+    pieces = []
+    for document in documents:
+        start = 0
+        while start < len(document):
+            stop = start + size
+            if stop < len(document):
+                line = document.rfind(b"\n", stop - size // 4, stop)
+                stop = line + 1 if line >= 0 else stop
+            pieces.append(document[start:stop])
+            start = stop
+    return pieces
+
+
+def spread(pieces: Sequence[bytes], most: int) -> tuple[bytes, ...]:
+    """Evenly spread pieces, of about so many bytes in all; all of them where they are fewer."""
+    total = sum(map(len, pieces))
+    n = max(1, math.ceil(len(pieces) * min(1.0, most / max(1, total))))
+    return tuple(pieces[i * len(pieces) // n] for i in range(n)) if pieces else ()
+
+
+Tell = Callable[[float, str], None]
+"""Hears how far a stop is, 0 to 1, and a few words."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A stop's model, and what it took."""
+
+    model: LanguageModel
+    """The model."""
+    parameters: int
+    """Numbers that it learned or counted."""
+    training_flops: int | None
+    """FLOPs of the matrix products of its training; None where it counts and multiplies nothing."""
+    note: str = ""
+    """Its size, in words."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One stop of the road."""
+
+    key: str
+    """What --stops calls it."""
+    name: str
+    """What the table calls it."""
+    year: int
+    """Of the paper."""
+    paper: str
+    """The paper."""
+    family: str
+    """counting, neural or today: how pictures colour it."""
+    build: Callable[[Text, float, Tell], Built]
+    """The model for a text in so many seconds."""
+    quick: bool = False
+    """Whether it takes what it takes, a few seconds at most, and shares in no budget."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished stop."""
+
+    key: str
+    name: str
+    year: int
+    paper: str
+    family: str
+    parameters: int
+    """Numbers that it learned or counted."""
+    training_flops: int | None
+    """Of matrix products; None for counting."""
+    seconds: float
+    """Of building it: the choice of its size and training."""
+    scoring_seconds: float
+    """Of scoring the held-out bytes."""
+    bits_per_byte: float
+    """On the held-out bytes."""
+    interval: tuple[float, float] | None
+    """95 % bootstrap interval over pieces."""
+    n_bytes: int
+    """Held-out bytes, every one scored."""
+    sample: str
+    """What it writes."""
+    note: str
+    """Its size, in words."""
+
+
+def score(model: LanguageModel, pieces: Sequence[bytes]) -> Float64[np.ndarray, " n"]:
+    """Bits of each piece, read from its beginning; GroundupError unless the model's tokens are all of the bytes, and every one is possible.
+    """
+    texts = [model.encode(piece) for piece in pieces]
+    for piece, tokens in zip(pieces, texts, strict=True):
+        if (counted := int(model.n_bytes(tokens).sum())) != len(piece):
+            raise GroundupError(f"{model.name} counted {counted} bytes of {len(piece)}: its tokens are not those of the text")
+    prefix = np.array(model.prefix, np.int64)
+    bits = np.array([-nats.sum() / math.log(2) for nats in model.log_probs([prefix] * len(texts), texts)])
+    if not np.isfinite(bits).all():
+        raise GroundupError(f"{model.name} holds a byte of the held-out text impossible: no bits per byte can be had of it")
+    return bits
+
+
+def run_stop(stop: Stop, text: Text, seconds: float, tell: Tell) -> Result:
+    """Builds, scores and samples one stop within about so many seconds."""
+    began = time.perf_counter()
+    built = stop.build(text, seconds, tell)
+    trained = time.perf_counter()
+    tell(1.0, "scoring")
+    bits = score(built.model, text.test)
+    scored = time.perf_counter()
+    sample = built.model.sample([""], max_tokens=SAMPLE_BYTES, temperature=0.8, seed=0)[0]
+    sizes = np.array([len(piece) for piece in text.test])
+    return Result(
+        **{name: getattr(stop, name) for name in ("key", "name", "year", "paper", "family")},
+        parameters=built.parameters,
+        training_flops=built.training_flops,
+        seconds=trained - began,
+        scoring_seconds=scored - trained,
+        bits_per_byte=float(bits.sum() / sizes.sum()),
+        interval=bootstrap(bits, sizes),
+        n_bytes=int(sizes.sum()),
+        sample=sample.decode("utf-8", "replace"),
+        note=built.note,
+    )
