@@ -11,7 +11,21 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits sleep
 
 import groundup
 
-COMPILED = {"native", "ngram", "machine", "matching", "rules", "scan", "pretokens", "merge_loops", "crossings", "engine", "counting"}
+COMPILED = {
+    "native",
+    "ngram",
+    "trie",
+    "suffix_array",
+    "machine",
+    "matching",
+    "rules",
+    "scan",
+    "pretokens",
+    "merge_loops",
+    "crossings",
+    "engine",
+    "counting",
+}
 """Modules that numba compiles: it takes plain functions only. All others are checked."""
 
 ROOT = Path(groundup.__file__).parent
