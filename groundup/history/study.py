@@ -1,31 +1,23 @@
-"""The study: every stop of the road built on the same documents in the same time, and scored on the same held-out bytes.
-
-A budget covers everything from the first byte read to the last picture. What is left when a stop begins is shared evenly by the stops to
-come; a stop's share holds the choice of its size, its training, its scoring and its sample. Finished stops are kept in the output
-folder: the same command goes on where it was stopped.
-"""
+"""What a stop of the road is: the text that all of them read, how one is built in so many seconds, and how it is scored."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int16
 
-from groundup.data import Corpus, assign_splits, open_corpus
+from groundup.data import assign_splits, open_corpus
 from groundup.data.splits import Split
 from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import bootstrap
 from groundup.evaluate.protocol import LanguageModel
-from groundup.files import disk_errors, write_file
 from groundup.history.network import START
 
 PIECE_BYTES = (1024, 4096)
@@ -35,8 +27,6 @@ HELD_OUT_BYTES_PER_S = 400.0
 """Held-out bytes for each second of the budget: all stops score them, and what takes one long costs all."""
 LEAST_HELD_OUT = 2_000
 SAMPLE_BYTES = 160
-AFTER_SHARE, AFTER_S = 0.01, 2.5
-"""Of the budget, and seconds besides: for table, picture and page."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +41,8 @@ class Text:
     """Pieces of the validation split, for what is fitted on held-out text."""
     test: tuple[bytes, ...] = field(repr=False)
     """Pieces of the test split: what is scored, every byte of it."""
-    sources: tuple[str, ...] = ()
-    """As given; none means the standard library."""
-    text_field: str = "text"
-    """Field of the text in JSONL and Parquet."""
+    shared: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What one stop made of it and another may use: counts."""
 
     @cached_property
     def symbols(self) -> Int16[np.ndarray, " n"]:
@@ -92,7 +80,7 @@ def read_text(sources: Sequence[str], seconds: float, text_field: str = "text") 
     held_out = {split: spread(cut_pieces(documents[split], piece), most) for split in ("validation", "test")}
     if not all(held_out.values()):
         raise UsageError(f"--data {corpus.name}: its held-out text is empty; add more text")
-    return Text(corpus.name, tuple(documents["train"]), held_out["validation"], held_out["test"], tuple(sources), text_field)
+    return Text(corpus.name, tuple(documents["train"]), held_out["validation"], held_out["test"])
 
 
 def cut_pieces(documents: Sequence[bytes], size: int) -> list[bytes]:
@@ -133,6 +121,8 @@ class Built:
     """FLOPs of the matrix products of its training; None where it counts and multiplies nothing."""
     note: str = ""
     """Its size, in words."""
+    shared_seconds: float = 0.0
+    """Seconds of what it took over from another stop."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +141,6 @@ class Stop:
     """counting, neural or today: how pictures colour it."""
     build: Callable[[Text, float, Tell], Built]
     """The model for a text in so many seconds."""
-    quick: bool = False
-    """Whether it takes what it takes, a few seconds at most, and shares in no budget."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +200,7 @@ def run_stop(stop: Stop, text: Text, seconds: float, tell: Tell) -> Result:
         **{name: getattr(stop, name) for name in ("key", "name", "year", "paper", "family")},
         parameters=built.parameters,
         training_flops=built.training_flops,
-        seconds=trained - began,
+        seconds=max(trained - began, built.shared_seconds),
         scoring_seconds=scored - trained,
         bits_per_byte=float(bits.sum() / sizes.sum()),
         interval=bootstrap(bits, sizes),
