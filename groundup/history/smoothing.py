@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
 
 from groundup.errors import UsageError
 from groundup.history.counts import Counts
@@ -33,7 +33,7 @@ class Discounts:
     """How many n-grams have (adjusted) counts of 1, 2, 3, 4."""
 
 
-def discounts_of(counts: Int64[np.ndarray, " m"], *, modified: bool = True) -> Discounts:
+def discounts_of(counts: Int[np.ndarray, " m"], *, modified: bool = True) -> Discounts:
     """D_j = j - (j + 1) Y n_{j+1} / n_j for j = 1, 2, 3+, with Y = n_1 / (n_1 + 2 n_2) (Chen and Goodman 1998, equation 26).
 
     Small or character-level text has no n-gram of some small count, or gives a D_j outside of [0, j]. Then, as without ``modified``, one
@@ -116,9 +116,9 @@ def stupid_backoff(counts: Counts, *, alpha: float = 0.4, symbols: Symbols | Non
     )
 
 
-def _totals(counts: Counts, c: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " l"]:
+def _totals(counts: Counts, c: Int[np.ndarray, " m"]) -> Int64[np.ndarray, " l"]:
     """How many tokens followed each context."""
-    before = np.concatenate([[0], np.cumsum(c)])
+    before = np.concatenate([[0], np.cumsum(c, dtype=np.int64)])
     return before[counts.first[1:]] - before[counts.first[:-1]]
 
 
