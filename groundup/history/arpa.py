@@ -256,7 +256,9 @@ class _Builder:
         ids = np.array([self.number.get(word, -1) for word in section.words], np.int64).reshape(-1, k)
         if (unknown := ids < 0).any():
             row, column = np.argwhere(unknown)[0]
-            raise self._wrong(section, row, f"{section.words[row * k + column]!r} has no 1-gram" if k > 1 else "not one of the symbols given")
+            raise self._wrong(
+                section, row, f"{section.words[row * k + column]!r} has no 1-gram" if k > 1 else "not one of the symbols given"
+            )
         return ids
 
     def _node(self, section: _Section, ids: Int64[np.ndarray, "m j"]) -> Int64[np.ndarray, " m"]:

@@ -137,9 +137,7 @@ def _chunks(
         yield chunk
 
 
-def _joined(
-    parts: list[np.ndarray], vocab_size: int, begin: int, n_before: int
-) -> tuple[UInt32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+def _joined(parts: list[np.ndarray], vocab_size: int, begin: int, n_before: int) -> tuple[UInt32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """A chunk of documents, the first of which is number ``n_before``."""
     ends = np.cumsum([len(part) + 1 for part in parts])
     opens = np.zeros(ends[-1], np.bool_)

@@ -129,7 +129,11 @@ class Words:
 
     def decode(self, tokens: Int64[np.ndarray, " n"]) -> bytes:
         """The words, a space between; a line ends with a sentence."""
-        return " ".join("\n" if t == self.end else self.words[t] for t in tokens.tolist()).replace(" \n ", "\n").encode("utf-8", "surrogateescape")
+        return (
+            " ".join("\n" if t == self.end else self.words[t] for t in tokens.tolist())
+            .replace(" \n ", "\n")
+            .encode("utf-8", "surrogateescape")
+        )
 
     def n_bytes(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """UsageError: an unknown word has lost its spelling, so no word model can be scored in bits per byte."""
