@@ -42,7 +42,7 @@ class Counts:
     """Where the children of each node shorter than n start."""
     suffix: Int[np.ndarray, " m"]
     """The node of the n-gram without its first token."""
-    count: Int64[np.ndarray, " m"]
+    count: Int[np.ndarray, " m"]
     """How often the n-gram was seen."""
     n_tokens: int
     """Tokens counted, without begin symbols."""
@@ -54,7 +54,7 @@ class Counts:
             low, high = int(self.first[low]), int(self.first[high])
         return low, high
 
-    def adjusted(self) -> Int64[np.ndarray, " m"]:
+    def adjusted(self) -> Int[np.ndarray, " m"]:
         """Kneser and Ney's counts: of an n-gram shorter than n, how many different tokens were seen before it.
 
         N-grams that start with the begin symbol, and all of length n, keep their count; the begin symbol alone and unseen tokens have 0.
@@ -68,7 +68,7 @@ class Counts:
         out[1 + self.begin] = 0
         return out
 
-    def predicted(self) -> Int64[np.ndarray, " m"]:
+    def predicted(self) -> Int[np.ndarray, " m"]:
         """The plain counts, with 0 for the begin symbol, which is no prediction."""
         out = self.count.copy()
         out[1 + self.begin] = 0
@@ -79,7 +79,7 @@ class _Level(NamedTuple):
     """The n-grams of one length; numbers count from 0 within a level."""
 
     token: UInt32[np.ndarray, " m"]
-    count: Int64[np.ndarray, " m"]
+    count: Int[np.ndarray, " m"]
     suffix: Int[np.ndarray, " m"]
     first: Int64[np.ndarray, " m1"]
     """Where the children start in the next level; empty for the longest."""
@@ -103,8 +103,9 @@ def count(
             f"an n-gram model of order {order} with begin symbol {begin} of {vocab_size}: order must be at least 1, begin below"
         )
     done: list[_Trie] = []
-    for chunk in _chunks(documents, vocab_size, begin, chunk_tokens):
-        done.append(_count_chunk(*chunk, order, vocab_size))
+    for text, opens in _chunks(documents, vocab_size, begin, chunk_tokens):
+        done.append(_count_chunk(text, opens, order, vocab_size))
+        del text, opens
         while len(done) > 1 and done[-1].n_tokens >= done[-2].n_tokens / 2:
             b, a = done.pop(), done.pop()
             done.append(_merge(a, b))
@@ -121,29 +122,35 @@ def _chunks(
 ) -> Iterator[tuple[UInt32[np.ndarray, " n"], Bool[np.ndarray, " n"]]]:
     """Whole documents, begin symbols put in, about ``chunk_tokens`` at a time; and where documents start."""
     parts: list[np.ndarray] = []
-    size = 0
-    for i, document in enumerate(documents):
-        if not len(document):
-            continue
-        if document.min() < 0 or document.max() >= vocab_size or (document == begin).any():
-            raise UsageError(
-                f"document {i} has a token that is {begin} or outside of 0 .. {vocab_size - 1}: {begin} is the begin symbol, put in here"
-            )
+    size = n_before = 0
+    for document in documents:
         parts.append(document)
         size += len(document) + 1
         if size >= chunk_tokens:
-            yield _joined(parts, begin)
+            chunk = _joined(parts, vocab_size, begin, n_before)
+            n_before += len(parts)
             parts, size = [], 0
-    if parts:
-        yield _joined(parts, begin)
+            yield chunk
+    if size > len(parts):
+        chunk = _joined(parts, vocab_size, begin, n_before)
+        parts.clear()
+        yield chunk
 
 
-def _joined(parts: list[np.ndarray], begin: int) -> tuple[UInt32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-    starts = np.cumsum([0, *(len(part) + 1 for part in parts)])
-    text, opens = np.full(starts[-1], begin, np.uint32), np.zeros(starts[-1], np.bool_)
-    opens[starts[:-1]] = True
-    for part, start in zip(parts, starts, strict=False):
-        text[start + 1 : start + 1 + len(part)] = part
+def _joined(parts: list[np.ndarray], vocab_size: int, begin: int, n_before: int) -> tuple[UInt32[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """A chunk of documents, the first of which is number ``n_before``."""
+    ends = np.cumsum([len(part) + 1 for part in parts])
+    opens = np.zeros(ends[-1], np.bool_)
+    opens[0], opens[ends[:-1]] = True, True
+    tokens = np.concatenate(parts)
+    if (bad := (tokens < 0) | (tokens >= vocab_size) | (tokens == begin)).any():
+        document = n_before + int(np.searchsorted(np.cumsum([len(part) for part in parts]), bad.argmax(), side="right"))
+        raise UsageError(
+            f"document {document} has token {tokens[bad.argmax()]}: tokens are 0 .. {vocab_size - 1}, and {begin}, which begins documents, "
+            "is put in here"
+        )
+    text = np.full(len(opens), begin, np.uint32)
+    text[~opens] = tokens
     return text, opens
 
 
@@ -153,13 +160,13 @@ def _count_chunk(text: UInt32[np.ndarray, " n"], opens: Bool[np.ndarray, " n"], 
     fill = np.concatenate([[0], np.cumsum(count_1)[:-1]])
     positions = np.empty(len(text), dtype)
     trie.sort_tokens(text, fill, positions)
-    levels = [_Level(np.arange(vocab_size, dtype=np.uint32), count_1, np.zeros(vocab_size, dtype), np.zeros(0, np.int64))]
+    levels = [_Level(np.arange(vocab_size, dtype=np.uint32), count_1.astype(dtype), np.zeros(vocab_size, dtype), np.zeros(0, np.int64))]
     shorter = text.astype(dtype)
     for k in range(1, order):
         out, longer = np.empty(len(positions), dtype), np.empty_like(shorter)
         positions = out[: trie.sort_longer(text, opens, positions, np.zeros(vocab_size, np.int64), out)]
         n = trie.number(text, positions, shorter, longer)
-        level = _Level(np.empty(n, np.uint32), np.zeros(n, np.int64), np.empty(n, dtype), np.zeros(0, np.int64))
+        level = _Level(np.empty(n, np.uint32), np.zeros(n, dtype), np.empty(n, dtype), np.zeros(0, np.int64))
         children = np.zeros(len(levels[-1].token), np.int64)
         trie.describe(text, k, positions, shorter, longer, level.token, level.count, level.suffix, children)
         levels[-1] = levels[-1]._replace(first=_starts(children))
@@ -171,12 +178,13 @@ def _count_chunk(text: UInt32[np.ndarray, " n"], opens: Bool[np.ndarray, " n"], 
 def _merge(a: _Trie, b: _Trie) -> _Trie:
     """The trie of both texts. Frees the levels of its arguments as it goes."""
     out: list[_Level] = []
+    dtype = index_type(a.n_tokens + b.n_tokens + 1)
     pairs = np.zeros((1, 2), np.int64)
     firsts = [np.array([0, len(t.levels[0].token)], np.int64) for t in (a, b)]
     new_a = new_b = np.zeros(1, np.int64)
     for level_a, level_b in zip(a.levels, b.levels, strict=True):
         room = len(level_a.token) + len(level_b.token)
-        token, counts, rows = np.empty(room, np.uint32), np.empty(room, np.int64), np.empty((room, 2), np.int64)
+        token, counts, rows = np.empty(room, np.uint32), np.empty(room, dtype), np.empty((room, 2), np.int64)
         children = np.zeros(len(pairs), np.int64)
         n = trie.merge_level(pairs, *firsts, level_a.token, level_b.token, level_a.count, level_b.count, token, counts, children, rows)
         pairs = rows[:n].copy()
@@ -196,14 +204,15 @@ def _merge(a: _Trie, b: _Trie) -> _Trie:
 
 def _flatten(counted: _Trie, order: int, vocab_size: int, begin: int) -> Counts:
     """The levels end to end, after the root, as one trie."""
-    levels = counted.levels
-    starts = [0, *np.cumsum([1, *(len(level.token) for level in levels)]).tolist()]
+    levels = counted.levels[::-1]
+    starts = [0, *np.cumsum([1, *(len(level.token) for level in counted.levels)]).tolist()]
+    counted.levels.clear()  # each level goes as it is copied
     n = starts[-1]
-    token, count = np.zeros(n, np.uint32), np.zeros(n, np.int64)
+    token, count = np.zeros(n, np.uint32), np.zeros(n, levels[0].count.dtype)
     suffix, first = np.zeros(n, index_type(n)), np.empty(starts[-2] + 1, index_type(n))
     first[0] = 1
-    for k, level in enumerate(levels, 1):
-        here = slice(starts[k], starts[k + 1])
+    for k in range(1, order + 1):
+        level, here = levels.pop(), slice(starts[k], starts[k + 1])
         token[here], count[here], suffix[here] = level.token, level.count, level.suffix
         suffix[here] += starts[k - 1]
         if k < order:

@@ -137,16 +137,23 @@ def over_texts(
     targets: Sequence[Int64[np.ndarray, " _"]],
     dtype: type,
     work: Callable[[np.ndarray, np.ndarray, int, int, np.ndarray], None],
+    *,
+    reach: int | None = None,
+    columns: tuple[int, ...] = (),
 ) -> list[np.ndarray]:
-    """work(text, starts, begin, end, out) over texts begin .. end - 1 of all, on threads where worth it; what it made of the targets."""
-    heads = [context[max(0, len(context) - model.order + 1) :] for context in contexts]
+    """work(text, starts, begin, end, out) over texts begin .. end - 1 of all, on threads where worth it; what it made of the targets.
+
+    A text is a target after the last ``reach`` tokens of its context, by default all that the model looks at; out is [N, *columns].
+    """
+    reach = model.order - 1 if reach is None else reach
+    heads = [context[max(0, len(context) - reach) :] for context in contexts]
     parts = [part for pair in zip(heads, targets, strict=True) for part in pair]
     text = np.concatenate(parts).astype(np.uint32) if parts else np.zeros(0, np.uint32)
     if len(text) and text.max() >= model.vocab_size:
         raise UsageError(f"{model.name}: token {text.max()} is outside of its vocabulary of {model.vocab_size}")
     lengths = np.array([len(part) for part in parts], np.int64)
     edges = np.concatenate([[0], np.cumsum(lengths)])
-    starts, out = np.ascontiguousarray(edges[::2]), np.empty(len(text), dtype)
+    starts, out = np.ascontiguousarray(edges[::2]), np.empty((len(text), *columns), dtype)
     n_threads = max(1, min(usable_cores(), len(targets), len(text) // TOKENS_A_THREAD))
     cuts = np.searchsorted(starts, np.arange(n_threads + 1) * len(text) // n_threads)
     cuts[0], cuts[-1] = 0, len(targets)

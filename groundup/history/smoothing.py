@@ -1,15 +1,16 @@
-"""From counts to probabilities: Kneser-Ney, interpolated and modified; additive; stupid backoff, normalized; Jelinek-Mercer.
+"""From counts to probabilities: additive; Jelinek-Mercer; Kneser-Ney, interpolated and modified; stupid backoff, normalized.
 
-All but the additive one give a back-off model (``NgramModel``).
+Each is a back-off model: a probability for every n-gram seen, and for every context the weight of the shorter one (see ``ngram``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int, Int64, Integer, UInt32
 
 from groundup.errors import UsageError
 from groundup.history.counts import Counts
@@ -33,7 +34,7 @@ class Discounts:
     """How many n-grams have (adjusted) counts of 1, 2, 3, 4."""
 
 
-def discounts_of(counts: Int64[np.ndarray, " m"], *, modified: bool = True) -> Discounts:
+def discounts_of(counts: Int[np.ndarray, " m"], *, modified: bool = True) -> Discounts:
     """D_j = j - (j + 1) Y n_{j+1} / n_j for j = 1, 2, 3+, with Y = n_1 / (n_1 + 2 n_2) (Chen and Goodman 1998, equation 26).
 
     Small or character-level text has no n-gram of some small count, or gives a D_j outside of [0, j]. Then, as without ``modified``, one
@@ -116,9 +117,91 @@ def stupid_backoff(counts: Counts, *, alpha: float = 0.4, symbols: Symbols | Non
     )
 
 
-def _totals(counts: Counts, c: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " l"]:
+def additive(counts: Counts, *, delta: float = 1.0, symbols: Symbols | None = None, name: str | None = None) -> NgramModel:
+    """p(w | h) = (c(h w) + delta) / (c(h) + delta V), h the last n - 1 tokens: Laplace's rule at delta 1, Lidstone's below.
+
+    As a back-off model: a full context backs off to 1 / V with weight delta V / (c(h) + delta V), and so does what is shorter, unless it
+    is the beginning of a document, which is all there is.
+    """
+    _require_positive("delta", delta)
+    c, v = counts.predicted(), counts.vocab_size - 1
+    totals = _totals(counts, c)
+    prob, backoff = _room(counts)
+    prob[:] = 1 / v
+    full = [(0, 1)] if counts.order == 1 else [counts.levels[counts.order - 1 : counts.order + 1]]
+    for low, high in (*full, *(counts.starting(k) for k in range(1, counts.order - 1))):
+        begin, end = counts.first[low], counts.first[high]
+        parents = np.repeat(np.arange(low, high), np.diff(counts.first[low : high + 1]))
+        prob[begin:end] = (c[begin:end] + delta) / (totals[parents] + delta * v)
+        backoff[low:high] = delta * v / (totals[low:high] + delta * v)
+    prob[1 + counts.begin] = 0
+    return _model(counts, prob, backoff, symbols, name or f"additive, order {counts.order}", (f"delta {delta:g}",))
+
+
+def jelinek_mercer(
+    counts: Counts,
+    held_out: Sequence[Integer[np.ndarray, " _"]],
+    *,
+    symbols: Symbols | None = None,
+    name: str | None = None,
+    rounds: int = 30,
+) -> NgramModel:
+    """p(w | h) = (1 - l) c(h w) / c(h) + l p(w | h'), the interpolation of Jelinek and Mercer 1980, and 1 / V below single tokens.
+
+    There is one weight l for each length of context and each size of c(h), in powers of two (Bahl, Jelinek and Mercer 1983), fitted by EM
+    on held-out documents, from the shortest contexts up. A size that the held-out text never met has 1 / 2.
+    """
+    c = counts.predicted()
+    totals = _totals(counts, c)
+    prob, backoff = _room(counts)
+    text, starts = with_begin(held_out, counts.begin)
+    seen = np.zeros((len(text), counts.order, 2), np.int64)
+    trie.evidence(text, starts, counts.token, counts.first, counts.suffix, c, totals, counts.order, seen)
+    seen = seen[text != counts.begin]
+    shorter = np.full(len(seen), 1 / (counts.vocab_size - 1))
+    for k in range(counts.order):
+        low, high = counts.levels[k], counts.levels[k + 1]
+        weights, shorter = _fit_level(seen[:, k, 0], seen[:, k, 1], shorter, rounds)
+        backoff[low:high] = np.where(totals[low:high] > 0, weights[_size(totals[low:high])], 1)
+        begin, end = counts.first[low], counts.first[high]
+        parents = np.repeat(np.arange(low, high), np.diff(counts.first[low : high + 1]))
+        weight = backoff[parents].astype(np.float64)
+        prob[begin:end] = (1 - weight) * c[begin:end] / np.maximum(1, totals[parents]) + weight * prob[counts.suffix[begin:end]]
+        prob[1 + counts.begin] = 0
+    return _model(counts, prob, backoff, symbols, name or f"Jelinek-Mercer, order {counts.order}", ())
+
+
+def _fit_level(
+    c: Int64[np.ndarray, " n"], totals: Int64[np.ndarray, " n"], shorter: Float64[np.ndarray, " n"], rounds: int
+) -> tuple[Float64[np.ndarray, " sizes"], Float64[np.ndarray, " n"]]:
+    """The weight of the shorter context for each size of context, and each token's probability under the mixture."""
+    size, longer, known = _size(totals), c / np.maximum(1, totals), totals > 0
+    n, weights = np.bincount(size[known], minlength=64), np.full(64, 0.5)
+    for _ in range(rounds):
+        mine = weights[size] * shorter
+        share = mine / (mine + (1 - weights[size]) * longer)
+        weights = (np.bincount(size[known], share[known], minlength=64) + 1) / (n + 2)
+    weight = np.where(known, weights[size], 1)
+    return weights, weight * shorter + (1 - weight) * longer
+
+
+def _size(totals: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    return np.log2(np.maximum(1, totals)).astype(np.int64)
+
+
+def with_begin(documents: Sequence[Integer[np.ndarray, " _"]], begin: int) -> tuple[UInt32[np.ndarray, " n"], Int64[np.ndarray, " d1"]]:
+    """Documents end to end, a begin symbol before each, and where they start."""
+    parts = [part for document in documents for part in (np.array([begin]), document)]
+    if sum(map(len, documents)) == 0:
+        raise UsageError(
+            "the weights of an interpolation are fitted on held-out text, and there is none: give documents that are not empty"
+        )
+    return np.concatenate(parts).astype(np.uint32), np.cumsum([0, *(len(document) + 1 for document in documents)])
+
+
+def _totals(counts: Counts, c: Int[np.ndarray, " m"]) -> Int64[np.ndarray, " l"]:
     """How many tokens followed each context."""
-    before = np.concatenate([[0], np.cumsum(c)])
+    before = np.concatenate([[0], np.cumsum(c, dtype=np.int64)])
     return before[counts.first[1:]] - before[counts.first[:-1]]
 
 

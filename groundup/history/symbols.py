@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ from groundup.tokenizer import Tokenizer
 
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
 """KenLM's names, and its numbers 0, 1, 2."""
+_WORD = re.compile(r"[^\0\t\n\r ]+")
+
+
+def split_words(text: str) -> list[str]:
+    """The words between blanks, tabs, line ends and zeros, as lmplz splits: other white space of Unicode is part of a word."""
+    return _WORD.findall(text)
 
 
 @runtime_checkable
@@ -26,6 +33,8 @@ class Symbols(Protocol):
     """V, the begin symbol among them."""
     begin: int
     """The symbol before every document."""
+    names: tuple[str, ...]
+    """A name of each symbol without white space, for ARPA files."""
 
     def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
         """The symbols of a text, without the begin symbol."""
@@ -49,6 +58,11 @@ class Bytes:
     begin: int = 256
     """The begin symbol."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``<0x41>`` for "A"."""
+        return (*(f"<0x{byte:02X}>" for byte in range(256)), BEGIN)
+
     def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
         """UTF-8."""
         return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8).astype(np.int64)
@@ -64,7 +78,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Words:
-    """Words between white space, as KenLM's: 0 is ``<unk>``, 1 ``<s>``, 2 ``</s>``. White space is not kept, so these count no bytes."""
+    """Words (``split_words``), numbered as KenLM does: 0 is ``<unk>``, 1 ``<s>``, 2 ``</s>``. White space is not kept, so these count no bytes."""
 
     words: tuple[str, ...]
     """The word of each symbol, ``<unk>``, ``<s>`` and ``</s>`` first."""
@@ -83,7 +97,7 @@ class Words:
 
         Raises UsageError where ``<unk>``, ``<s>`` or ``</s>`` is a word of the text.
         """
-        counts = Counter(word for sentence in sentences for word in sentence.split())
+        counts = Counter(word for sentence in sentences for word in split_words(sentence))
         if bad := {UNKNOWN, BEGIN, END} & counts.keys():
             raise UsageError(f"the text has {', '.join(sorted(bad))} in it, which stands for something else in a model: write it otherwise")
         kept = [word for word, n in counts.most_common(most) if n >= least]
@@ -99,9 +113,14 @@ class Words:
         """V."""
         return len(self.words)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The words."""
+        return self.words
+
     def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
         """The symbol of each word, 0 where it is unknown."""
-        words = (text if isinstance(text, str) else text.decode("utf-8", "replace")).split()
+        words = split_words(text if isinstance(text, str) else text.decode("utf-8", "surrogateescape"))
         return np.array([self.number.get(word, 0) for word in words], np.int64)
 
     def sentence(self, text: str) -> Int64[np.ndarray, " n"]:
@@ -110,7 +129,11 @@ class Words:
 
     def decode(self, tokens: Int64[np.ndarray, " n"]) -> bytes:
         """The words, a space between; a line ends with a sentence."""
-        return " ".join("\n" if t == self.end else self.words[t] for t in tokens.tolist()).replace(" \n ", "\n").encode()
+        return (
+            " ".join("\n" if t == self.end else self.words[t] for t in tokens.tolist())
+            .replace(" \n ", "\n")
+            .encode("utf-8", "surrogateescape")
+        )
 
     def n_bytes(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """UsageError: an unknown word has lost its spelling, so no word model can be scored in bits per byte."""
@@ -135,6 +158,11 @@ class Tokens:
     def begin(self) -> int:
         """The begin symbol."""
         return self.tokenizer.end_of_text
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``<41>`` for token 41."""
+        return tuple(BEGIN if token == self.begin else f"<{token}>" for token in range(self.vocab_size))
 
     def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
         """Ids; texts of special tokens are text like any other."""

@@ -223,3 +223,23 @@ def find(text, starts, begin, end, token, first, suffix, contexts, hits):
                 child = child_of(h, w, token, first)
             hits[t] = child
             context = child if child < first.shape[0] - 1 else np.int64(suffix[child])
+
+
+@njit(cache=True, nogil=True)
+def evidence(text, starts, token, first, suffix, count, totals, order, out):
+    """out [N, n, 2] (zeros): for every token of the texts and each length k of context, c(h_k w) and c(h_k)."""
+    room = np.zeros(order, np.int64)
+    for i in range(starts.shape[0] - 1):
+        context = np.int64(0)
+        for t in range(starts[i], starts[i + 1]):
+            w, length, node = np.int64(text[t]), 0, context
+            room[0] = node
+            while node != 0:
+                length += 1
+                node = np.int64(suffix[node])
+                room[length] = node
+            for k in range(length + 1):
+                h = room[length - k]
+                child = child_of(h, w, token, first)
+                out[t, k, 0], out[t, k, 1] = (count[child] if child >= 0 else 0), totals[h]
+            context = advance(context, w, token, first, suffix)
