@@ -63,7 +63,13 @@ class History:
         try:
             with sigterm_interrupts(), screen.progress:
                 road = travel(
-                    self.data, budget.amount, choose(self.stops), folder, text_field=self.text_field, listener=screen.listener(), began=began
+                    self.data,
+                    budget.amount,
+                    choose(self.stops),
+                    folder,
+                    text_field=self.text_field,
+                    listener=screen.listener(),
+                    began=began,
                 )
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {folder} keeps the stops that are done, and the same command goes on") from None
@@ -76,6 +82,8 @@ class History:
 
 def show(road: Road, seconds: float) -> None:
     """The table, compressors below it, and what all of it took."""
+    from groundup.history.road import title
+
     console = Console(highlight=False)
     table = Table(title=Line(title(road)), title_justify="left", box=None, pad_edge=False)
     for column in ("year", "model", "parameters", "training FLOPs", "seconds", "bits/byte", "95 %", "it writes"):
@@ -89,14 +97,6 @@ def show(road: Road, seconds: float) -> None:
         after = f", {c.after_training:.3f} after {format_bytes(c.training_bytes)} of the training text" if c.training_bytes else ""
         console.print(f"[dim]{c.name:>26}  {c.bits_per_byte:.3f} bits/byte alone{after}[/dim]")
     console.print(f"{format_seconds(seconds)} of {format_seconds(road.budget_s)}")
-
-
-def title(road: Road) -> str:
-    """What was read and what is scored."""
-    return (
-        f"{road.text}: {format_bytes(road.n_bytes['train'])} to learn from, {road.n_bytes['test']:,} held-out bytes in {road.n_pieces} pieces, "
-        "each read from its beginning"
-    )
 
 
 def cells(r: Result) -> tuple[str, ...]:
@@ -113,12 +113,14 @@ class _Screen:
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False)
         bar = BarColumn(bar_width=20)
-        self.progress = Progress(TextColumn("{task.description}"), bar, TextColumn("{task.fields[words]}"), console=self.console, transient=True)
+        self.progress = Progress(
+            TextColumn("{task.description}"), bar, TextColumn("{task.fields[words]}"), console=self.console, transient=True
+        )
         self.task: Any = None
 
     def listener(self) -> Any:
         """What ``travel`` tells."""
-        from groundup.history.road import Listener
+        from groundup.history.road import Listener, title
 
         screen = self
 
@@ -134,6 +136,9 @@ class _Screen:
 
             def tell(self, progress, words):
                 screen.progress.update(screen.task, completed=progress, words=words)
+
+            def left_out(self, stop, why):
+                screen.console.print(Line(f"{stop.year} {stop.name:22} left out: {why}", style="yellow"))
 
             def done(self, result):
                 line = f"{result.year} {result.name:22} {result.bits_per_byte:.3f} bits/byte  {result.seconds:6.1f} s  {result.note}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -11,8 +11,9 @@ from jaxtyping import Int64
 
 from groundup.history.counts import Counts, count
 from groundup.history.ngram import NgramModel
-from groundup.history.smoothing import kneser_ney, stupid_backoff
+from groundup.history.smoothing import additive, jelinek_mercer, kneser_ney, stupid_backoff
 from groundup.history.study import Built, Stop, Tell, Text
+from groundup.history.suffix import unbounded
 from groundup.history.symbols import Bytes
 
 ORDER = 6
@@ -51,24 +52,50 @@ def counted(text: Text, order: int, seconds: float) -> tuple[Counts, float]:
     return text.shared[key]
 
 
-def build_ngram(order: int, smooth: Callable[[Counts], NgramModel], text: Text, seconds: float, tell: Tell) -> Built:
+def build_ngram(order: int, smooth: Callable[[Counts, Text], NgramModel], text: Text, seconds: float, tell: Tell) -> Built:
     """An n-gram model; its note says how much of the text it counted."""
     tell(0.0, "counting")
     counts, took = counted(text, order, seconds)
-    model = smooth(counts)
-    share = counts.n_tokens / text.n_bytes["train"]
-    part = "" if share > 0.999 else f", {share:.0%} of the text"
-    return Built(model, model.n_parameters, None, f"order {order}{part}", took)
+    model = smooth(counts, text)
+    return Built(model, model.n_parameters, None, f"order {order}{_part(counts.n_tokens, text)}", took)
 
 
-def _ngram(key: str, name: str, year: int, paper: str, order: int, smooth: Callable[[Counts], NgramModel]) -> Stop:
+def trigram(counts: Counts, text: Text) -> NgramModel:
+    """The interpolated trigram, its weights fitted on the validation split."""
+    return jelinek_mercer(counts, [np.frombuffer(piece, np.uint8).astype(np.int64) for piece in text.validation])
+
+
+def build_unbounded(text: Text, seconds: float, tell: Tell) -> Built:
+    """The suffix array over as much of the text as the seconds hold, at the rate of a small part."""
+    make = partial(unbounded, order=ORDER, vocab_size=Bytes.vocab_size, begin=Bytes.begin)
+    began = time.perf_counter()
+    for _ in range(2):
+        started = time.perf_counter()
+        part = documents(text, PROBE_BYTES)
+        model = make(part, report=lambda line: tell(0.0, line))
+        rate = sum(map(len, part)) / (time.perf_counter() - started)
+    room = (seconds * SHARE - (time.perf_counter() - began)) * rate
+    if room > PROBE_BYTES:
+        part = documents(text, min(room, text.n_bytes["train"]))
+        model = make(part, report=lambda line: tell(0.3, line))
+    return Built(model, model.n_parameters, None, f"any order{_part(sum(map(len, part)), text)}")
+
+
+def _part(n_bytes: int, text: Text) -> str:
+    share = n_bytes / text.n_bytes["train"]
+    return "" if share > 0.999 else f", {share:.0%} of the text"
+
+
+def _ngram(key: str, name: str, year: int, paper: str, order: int, smooth: Callable[[Counts, Text], NgramModel]) -> Stop:
     return Stop(key, name, year, paper, "counting", partial(build_ngram, order, smooth))
 
 
-COUNTING: Sequence[Stop] = (
-    _ngram("unigram", "Unigram", 1948, "Shannon 1948, A mathematical theory of communication", 1, kneser_ney),
-    _ngram("bigram", "Bigram", 1948, "Markov 1913; Shannon 1948", 2, kneser_ney),
-    _ngram("kneser-ney", "Kneser-Ney", 1995, "Kneser & Ney 1995, Improved backing-off", ORDER, partial(kneser_ney, discounts="single")),
-    _ngram("modified-kn", "Modified Kneser-Ney", 1998, "Chen & Goodman 1998, An empirical study of smoothing", ORDER, kneser_ney),
-    _ngram("backoff", "Stupid backoff", 2007, "Brants et al. 2007, Large language models in machine translation", ORDER, stupid_backoff),
+COUNTING: tuple[Stop, ...] = (
+    _ngram("unigram", "Unigram", 1948, "Shannon 1948, A mathematical theory of communication", 1, lambda counts, _: additive(counts)),
+    _ngram("bigram", "Bigram", 1948, "Markov 1913; Shannon 1948", 2, lambda counts, _: additive(counts, delta=0.1)),
+    _ngram("trigram", "Interpolated trigram", 1980, "Jelinek & Mercer 1980, Interpolated estimation", 3, trigram),
+    _ngram("kneser-ney", "Kneser-Ney", 1995, "Kneser & Ney 1995", ORDER, lambda counts, _: kneser_ney(counts, discounts="single")),
+    _ngram("modified-kn", "Modified Kneser-Ney", 1998, "Chen & Goodman 1998", ORDER, lambda counts, _: kneser_ney(counts)),
+    _ngram("backoff", "Stupid backoff", 2007, "Brants et al. 2007", ORDER, lambda counts, _: stupid_backoff(counts)),
+    Stop("unbounded", "Unbounded n-gram", 2024, "suffix arrays: Liu et al. 2024, Infini-gram", "counting", build_unbounded),
 )

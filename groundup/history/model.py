@@ -1,4 +1,4 @@
-"""A network over bytes as a language model: scored in batches, or one symbol at a time with its state carried along, to the same numbers."""
+"""A network over bytes as a language model: scored in batches, or one symbol at a time with its state carried along, to equal numbers."""
 
 from __future__ import annotations
 
@@ -12,37 +12,23 @@ from torch import Tensor
 
 from groundup.evaluate.protocol import FromPredictor
 from groundup.history.network import START, SYMBOLS, Network
+from groundup.history.symbols import Bytes
 
+BYTES = Bytes()
 READ_AT_ONCE = 256
 """Symbols of a row that a network which carries a state reads in one go."""
 BATCH_SYMBOLS = 1 << 14
 
 
-class ByteText:
-    """Mixin: what every model over bytes says of its symbols."""
-
-    vocab_size = SYMBOLS + 1
-    prefix = (START,)
-
-    def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
-        """The bytes, UTF-8 of a string."""
-        return np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8).astype(np.int64)
-
-    def decode(self, tokens: Int64[np.ndarray, " n"]) -> bytes:
-        """The bytes; a start symbol stands for none."""
-        return tokens[tokens < START].astype(np.uint8).tobytes()
-
-    def n_bytes(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """One each, and none of a start symbol."""
-        return (tokens < START).astype(np.int64)
-
-
-class NetworkModel(ByteText, FromPredictor):
+class NetworkModel(FromPredictor):
     """A trained network under ``evaluate``'s protocols.
 
     A network that carries its state reads a text from its beginning. One that has windows of C symbols reads the first C, then goes on
     from the last C / 2 whenever C are full, so that each byte is predicted from at least C / 2 before it, where there are so many.
     """
+
+    vocab_size, prefix = BYTES.vocab_size, (BYTES.begin,)
+    encode, decode, n_bytes = BYTES.encode, BYTES.decode, BYTES.n_bytes
 
     def __init__(self, name: str, network: Network):
         self.name, self.network = name, network
@@ -65,7 +51,7 @@ class NetworkModel(ByteText, FromPredictor):
                 nats[row][start + 1 : stop + 1] = given[: stop - start]
         return [row[len(row) - len(target) :] for row, target in zip(nats, targets, strict=True)]
 
-    def _carried(self, texts: list[np.ndarray]) -> Iterator[tuple[list[int], list[int], list[int], np.ndarray]]:
+    def _carried(self, texts: list[np.ndarray]) -> Iterator[tuple[list[int], list[int], list[int], Sequence[np.ndarray]]]:
         """All rows side by side, longest first, window after window; a row leaves when its text has ended."""
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         state, longest = self.network.begin(len(order)), max(map(len, texts), default=0)
@@ -76,7 +62,7 @@ class NetworkModel(ByteText, FromPredictor):
             hidden, state = self.network.read(symbols[:, :-1], state)
             yield rows, [start] * len(rows), [READ_AT_ONCE] * len(rows), self._picked(hidden, symbols[:, 1:])
 
-    def _windows(self, texts: list[np.ndarray]) -> Iterator[tuple[list[int], list[int], list[int], np.ndarray]]:
+    def _windows(self, texts: list[np.ndarray]) -> Iterator[tuple[list[int], list[int], list[int], Sequence[np.ndarray]]]:
         """Windows that overlap by half, the half that was scored before left out."""
         size: int = self.network.context_length  # type: ignore[attr-defined]  # what has windows says how long they are
         half = size // 2

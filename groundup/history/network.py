@@ -15,7 +15,7 @@ START = 256
 """The symbol before a document's first byte; read, and never predicted."""
 
 State = tuple[Tensor, ...]
-"""What a network carries from one symbol to the next; each tensor's first dim is rows. () is a text's beginning where ``carries`` is not."""
+"""What a network carries from one symbol to the next; each tensor's first dim is rows. () begins a window."""
 
 
 @runtime_checkable

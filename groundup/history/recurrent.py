@@ -69,7 +69,7 @@ class _LSTM(torch.autograd.Function):
     @staticmethod
     def backward(ctx, d_states, d_cell):
         gates, cells, states, tanh_cells, weight = ctx.saved_tensors
-        n_steps, n_rows, width = tanh_cells.shape
+        n_steps, _, width = tanh_cells.shape
         o, i, f, g = gates.split(width, dim=2)
         # all that does not depend on what comes back: the slope of the state by its cell, and of each gate's input by state or cell
         by_cell = o * (1 - tanh_cells.square())

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groundup.account import format_seconds
+from groundup.account import format_bytes, format_seconds
 from groundup.errors import UsageError
 from groundup.files import disk_errors, write_file
 from groundup.history.compressors import Compressed, available, compress
@@ -29,6 +29,14 @@ AFTER_SHARE, AFTER_S = 0.01, 2.0
 """Of the budget, and seconds besides, for table, picture and page."""
 LEAST_SHARE_S = 1.0
 """A stop's share below which its numbers would mean nothing."""
+
+
+def title(road: Road) -> str:
+    """What was read and what is scored."""
+    return (
+        f"{road.text}: {format_bytes(road.n_bytes['train'])} to learn from, {road.n_bytes['test']:,} held-out bytes "
+        f"in {road.n_pieces} pieces, each read from its beginning"
+    )
 
 
 @dataclass
@@ -51,6 +59,8 @@ class Road:
     """Finished stops, in the order of their years."""
     compressed: list[Compressed] = field(default_factory=list)
     """What compressors make of the same bytes."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Stops that could not be had, each with its reason."""
     spent_s: float = 0.0
     """Seconds spent in all, interrupted attempts counted."""
 
@@ -73,6 +83,9 @@ class Listener:
 
     def done(self, result: Result) -> None:
         """It is finished."""
+
+    def left_out(self, stop: Stop, why: str) -> None:
+        """It could not be had."""
 
 
 def choose(keys: Sequence[str]) -> list[Stop]:
@@ -128,11 +141,17 @@ def travel(
     for i, stop in enumerate(left):
         share = max(LEAST_SHARE_S, remaining() / (len(left) - i))
         listener.begin(stop, share)
-        result = run_stop(stop, text, share, listener.tell)
-        road.results = sorted([*road.results, result], key=lambda r: [s.key for s in STOPS].index(r.key))
+        try:
+            result = run_stop(stop, text, share, listener.tell)
+        except UsageError as e:  # too little text or time for this one: the others go on
+            road.left_out[stop.key] = str(e)
+            listener.left_out(stop, str(e))
+        else:
+            road.left_out.pop(stop.key, None)
+            road.results = sorted([*road.results, result], key=lambda r: [s.key for s in STOPS].index(r.key))
+            listener.done(result)
         road.spent_s = before + clock() - began
         road.save(folder)
-        listener.done(result)
     return road
 
 
@@ -156,5 +175,3 @@ def _opened(folder: Path, text: Text, budget_s: float) -> Road:
     if (road.digest, road.budget_s) != (text.digest, budget_s):
         raise UsageError(f"{folder} holds a road of another text or budget: choose another --out, or remove it")
     return road
-
-

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from groundup.account import format_count
 from groundup.account.rules import Overrides, Sayer, optimizer_fields
 from groundup.account.shapes import Architecture, architecture
 from groundup.config import HashEmbedding, ModelConfig, from_dict
+from groundup.errors import UsageError
+from groundup.evaluate.decoder_model import DecoderModel
 from groundup.history.bengio import Bengio
-from groundup.history.counting import COUNTING, counted
+from groundup.history.counting import COUNTING, counted, trigram
 from groundup.history.decoders import ByteDecoder
 from groundup.history.mixture import Mixture, best_weight
 from groundup.history.model import NetworkModel
 from groundup.history.network import SYMBOLS
 from groundup.history.recurrent import LSTM, AttentiveLSTM, Elman
-from groundup.history.smoothing import kneser_ney
 from groundup.history.study import Built, Stop, Tell, Text
 from groundup.history.training import Recipe, Trained, train
 from groundup.history.transformer import GPT2, Transformer2017
+from groundup.job import Job, start
 from groundup.optim import Optimizer, OptimizerConfig, build_optimizer
+from groundup.recorder import Listener
+from groundup.workbench import open_trained
 
 N_LAYERS = 2
 """Layers of every transformer: at the widths that minutes buy, two learn to look for what followed a symbol before, and more cost width."""
@@ -31,16 +39,20 @@ CONTEXT = 128
 SAMPLE_SHARE = 0.03
 """Of a stop's seconds, for its sample."""
 
+RUN_SCORING, LOADING_S = 0.1, 0.5
+"""Of the seconds of a whole run, for scoring it; and seconds for opening what it wrote."""
+LEAST_RUN_S = 6.0
+"""Fewer seconds hold no tokenizer, counts and network."""
 TRIGRAM_SHARE = 0.15
 """Of the seconds of the mixture, for its trigram."""
 
 RECURRENT = {"seq_len": 64}
 RECIPES = {
-    "elman": Recipe(Elman, lr=4e-3, **RECURRENT),
-    "lstm": Recipe(LSTM, lr=6e-3, **RECURRENT),
+    "elman": Recipe(Elman, lr=8e-3, **RECURRENT),
+    "lstm": Recipe(LSTM, lr=1.2e-2, **RECURRENT),
     "bengio": Recipe(Bengio, lr=4e-3, widths=(64, 128, 256, 512, 1024)),
     "bengio-mix": Recipe(partial(Bengio, direct=False), lr=4e-3, widths=(64, 128, 256, 512, 1024)),
-    "attention": Recipe(partial(AttentiveLSTM, reach=CONTEXT), lr=6e-3, **RECURRENT),
+    "attention": Recipe(partial(AttentiveLSTM, reach=CONTEXT), lr=1.2e-2, **RECURRENT),
     "transformer": Recipe(partial(Transformer2017, n_layers=N_LAYERS, context_length=CONTEXT), lr=3e-3, warmup_steps=60),
     "gpt2": Recipe(partial(GPT2, n_layers=N_LAYERS, context_length=CONTEXT), lr=4e-3),
     "llama": Recipe(lambda width: ByteDecoder(byte_config("llama", width)), lr=4e-3),
@@ -77,7 +89,7 @@ def build_network(key: str, name: str, text: Text, seconds: float, tell: Tell) -
 
 def build_mixed(name: str, text: Text, seconds: float, tell: Tell) -> Built:
     """The network of 2003 without direct connections, which the paper found best in a mixture, and the trigram."""
-    other = kneser_ney(counted(text, 3, TRIGRAM_SHARE * seconds)[0])
+    other = trigram(counted(text, 3, TRIGRAM_SHARE * seconds)[0], text)
     built = build_network("bengio-mix", name, text, (1 - TRIGRAM_SHARE) * seconds, tell)
     prefix = np.array(built.model.prefix, np.int64)
     texts = [built.model.encode(piece) for piece in text.validation]
@@ -85,6 +97,40 @@ def build_mixed(name: str, text: Text, seconds: float, tell: Tell) -> Built:
     weight = best_weight(first, second)
     mixed = Mixture(name, built.model, other, weight)
     return replace(built, model=mixed, parameters=built.parameters + other.n_parameters, note=f"{built.note}, {weight:.0%} network")
+
+
+def build_run(text: Text, seconds: float, tell: Tell) -> Built:
+    """What ``groundup train`` makes of the seconds: a tokenizer, a network over tokens, and counts mixed in; the run itself is not kept.
+
+    It reads the text once more, and ends with a look at its own test split; UsageError where the seconds are too few for all that.
+    """
+    budget = (1 - SAMPLE_SHARE - RUN_SCORING) * seconds - text.read_seconds - LOADING_S
+    if budget < LEAST_RUN_S:
+        raise UsageError(f"groundup train wants {LEAST_RUN_S:g} s after reading the text, and {max(0.0, budget):.1f} s would be left")
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(text.sources, f"{budget:.2f}s", Path(folder) / "run", text.text_field)
+        run = start(job, _Told(tell))
+        bench = open_trained(run, torch.device("cpu"))
+        was, plan = run.manifest["measured"], run.manifest["plan"]
+    model = DecoderModel(bench.model, bench.tokenizer, prior=bench.prior, name="groundup train", seq_len=plan["seq_len"])
+    counts = len(bench.prior.nodes) if bench.prior is not None else 0
+    note = f"width {bench.model.config.d_model}, vocabulary {bench.tokenizer.vocab_size:,}, {was['tokens'] / 1e3:,.0f}k tokens read"
+    return Built(model, was["parameters"] + counts, was["flops"], note + (f", {format_count(counts)} n-grams counted" if counts else ""))
+
+
+class _Told(Listener):
+    """Passes on what a run tells."""
+
+    def __init__(self, tell: Tell):
+        self.say = tell
+
+    def phase(self, name: str) -> None:
+        """Its name."""
+        self.say(0.0, name)
+
+    def step(self, record: dict[str, Any], n_steps: int) -> None:
+        """How far it is."""
+        self.say(record["step"] / n_steps, f"step {record['step']:,}  {record['bits_per_byte']:.3f} bits/byte")
 
 
 def _network(key: str, name: str, year: int, paper: str, family: str = "neural") -> Stop:
@@ -103,5 +149,8 @@ NETWORKS: tuple[Stop, ...] = (
     _network("groundup", "groundup's network", 2026, "this project: docs/lab.md", "today"),
 )
 
-STOPS: tuple[Stop, ...] = tuple(sorted((*COUNTING, *NETWORKS), key=lambda stop: stop.year))
+TODAY = Stop(
+    "train", "groundup train", 2026, "this project: tokens, a network and counts; docs/how-a-budget-becomes-a-model.md", "today", build_run
+)
+STOPS: tuple[Stop, ...] = tuple(sorted((*COUNTING, *NETWORKS, TODAY), key=lambda stop: stop.year))
 """All of them, in the order of their years."""

@@ -11,17 +11,17 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, Int16
+from jaxtyping import Int16
 
-from groundup.data import assign_splits, open_corpus
+from groundup.data import Document, assign_splits, open_corpus
 from groundup.data.splits import Split
-from groundup.errors import GroundupError, UsageError
-from groundup.evaluate.bits import bootstrap
+from groundup.errors import UsageError
+from groundup.evaluate.bits import TextScore, score_documents
 from groundup.evaluate.protocol import LanguageModel
 from groundup.history.network import START
 
 PIECE_BYTES = (1024, 4096)
-"""Held-out text is cut into pieces of about this size, each read from its beginning: in a budget below ``LONG_PIECES_FROM_S``, and above."""
+"""Held-out text is cut into pieces of about this size, each read from its beginning: below a budget of LONG_PIECES_FROM_S, and above."""
 LONG_PIECES_FROM_S = 120.0
 HELD_OUT_BYTES_PER_S = 400.0
 """Held-out bytes for each second of the budget: all stops score them, and what takes one long costs all."""
@@ -41,6 +41,12 @@ class Text:
     """Pieces of the validation split, for what is fitted on held-out text."""
     test: tuple[bytes, ...] = field(repr=False)
     """Pieces of the test split: what is scored, every byte of it."""
+    sources: tuple[str, ...] = ()
+    """Where it was read from; none is the standard library."""
+    text_field: str = "text"
+    """Field of the text in JSONL and Parquet."""
+    read_seconds: float = 0.0
+    """What reading and splitting it took."""
     shared: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """What one stop made of it and another may use: counts."""
 
@@ -71,6 +77,7 @@ class Text:
 
 def read_text(sources: Sequence[str], seconds: float, text_field: str = "text") -> Text:
     """Reads and splits a corpus as ``groundup train`` does; of the held-out splits as much as the budget's seconds can score."""
+    began = time.perf_counter()
     corpus = open_corpus(sources, text_field=text_field)
     documents: dict[Split, list[bytes]] = {"train": [], "validation": [], "test": []}
     for split, document in assign_splits(corpus).apply(corpus.documents()):
@@ -80,7 +87,8 @@ def read_text(sources: Sequence[str], seconds: float, text_field: str = "text") 
     held_out = {split: spread(cut_pieces(documents[split], piece), most) for split in ("validation", "test")}
     if not all(held_out.values()):
         raise UsageError(f"--data {corpus.name}: its held-out text is empty; add more text")
-    return Text(corpus.name, tuple(documents["train"]), held_out["validation"], held_out["test"])
+    parts = tuple(documents["train"]), held_out["validation"], held_out["test"]
+    return Text(corpus.name, *parts, tuple(sources), text_field, time.perf_counter() - began)
 
 
 def cut_pieces(documents: Sequence[bytes], size: int) -> list[bytes]:
@@ -172,18 +180,9 @@ class Result:
     """Its size, in words."""
 
 
-def score(model: LanguageModel, pieces: Sequence[bytes]) -> Float64[np.ndarray, " n"]:
-    """Bits of each piece, read from its beginning; GroundupError unless the model's tokens are all of the bytes, and every one is possible.
-    """
-    texts = [model.encode(piece) for piece in pieces]
-    for piece, tokens in zip(pieces, texts, strict=True):
-        if (counted := int(model.n_bytes(tokens).sum())) != len(piece):
-            raise GroundupError(f"{model.name} counted {counted} bytes of {len(piece)}: its tokens are not those of the text")
-    prefix = np.array(model.prefix, np.int64)
-    bits = np.array([-nats.sum() / math.log(2) for nats in model.log_probs([prefix] * len(texts), texts)])
-    if not np.isfinite(bits).all():
-        raise GroundupError(f"{model.name} holds a byte of the held-out text impossible: no bits per byte can be had of it")
-    return bits
+def score(model: LanguageModel, pieces: Sequence[bytes]) -> TextScore:
+    """Every byte of each piece, read from its beginning."""
+    return score_documents(model, (Document(str(i), piece) for i, piece in enumerate(pieces)))
 
 
 def run_stop(stop: Stop, text: Text, seconds: float, tell: Tell) -> Result:
@@ -192,19 +191,18 @@ def run_stop(stop: Stop, text: Text, seconds: float, tell: Tell) -> Result:
     built = stop.build(text, seconds, tell)
     trained = time.perf_counter()
     tell(1.0, "scoring")
-    bits = score(built.model, text.test)
+    found = score(built.model, text.test)
     scored = time.perf_counter()
     sample = built.model.sample([""], max_tokens=SAMPLE_BYTES, temperature=0.8, seed=0)[0]
-    sizes = np.array([len(piece) for piece in text.test])
     return Result(
         **{name: getattr(stop, name) for name in ("key", "name", "year", "paper", "family")},
         parameters=built.parameters,
         training_flops=built.training_flops,
         seconds=max(trained - began, built.shared_seconds),
         scoring_seconds=scored - trained,
-        bits_per_byte=float(bits.sum() / sizes.sum()),
-        interval=bootstrap(bits, sizes),
-        n_bytes=int(sizes.sum()),
+        bits_per_byte=found.bits_per_byte,
+        interval=found.interval,
+        n_bytes=found.n_bytes,
         sample=sample.decode("utf-8", "replace"),
         note=built.note,
     )

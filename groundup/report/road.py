@@ -13,7 +13,8 @@ import numpy as np
 
 from groundup.account.budget import format_bytes, format_count, format_flops, format_seconds
 from groundup.files import write_bytes
-from groundup.history.road import Road
+from groundup.history.road import Road, title
+from groundup.history.shannon import HUMAN_1951
 from groundup.history.study import Result
 from groundup.report.curves import spread
 from groundup.report.figure import BLUE, GREEN, INK, MUTED, PAPER, VERMILLION, Plot, draw, label_ends, log_ticks
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 SIZE = (15.0, 6.6)
 COLOURS = {"counting": GREEN, "neural": BLUE, "today": VERMILLION}
 KINDS = {"counting": "counts", "neural": "neural networks", "today": "today's recipe"}
-SHANNON = (0.6, 1.3)
-"""Bits a letter that people's guesses allow for English of 27 letters (Shannon 1951, figure 4, at a hundred letters of context)."""
 LABEL_POINTS = 9.0
 
 
@@ -46,10 +45,10 @@ def draw_road(road: Road) -> Plot:
     def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
         values = [r.bits_per_byte for r in road.results] + [c.after_training for c in road.compressed]
-        low, high = min(SHANNON[0], *values) - 0.15, max(SHANNON[1], *values) + 0.25
+        low, high = min(HUMAN_1951[0], *values) - 0.15, max(HUMAN_1951[1], *values) + 0.25
         for axes in (left, right):
             axes.set_ylim(low, high)
-            axes.axhspan(*SHANNON, color=MUTED, alpha=0.12, linewidth=0)
+            axes.axhspan(*HUMAN_1951, color=MUTED, alpha=0.12, linewidth=0)
             for c in road.compressed:
                 axes.axhline(c.after_training, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
         dots = [_by_year(left, road.results), _by_flops(right, road.results)]
@@ -57,7 +56,7 @@ def draw_road(road: Road) -> Plot:
         left.set_ylabel("bits per byte of held-out text")
         right.set_title("What it took to train")
         lines = [(c.after_training, f"{c.name} {c.after_training:.2f}", MUTED) for c in road.compressed]
-        label_ends(right, [*lines, (sum(SHANNON) / 2, "people, by Shannon\n0.6 to 1.3 a letter", INK)])
+        label_ends(right, [*lines, (sum(HUMAN_1951) / 2, "people, by Shannon\n{} to {} a letter".format(*HUMAN_1951), INK)])
         _legend(left, [family for family in KINDS if any(r.family == family for r in road.results)])
         figure.draw_without_rendering()  # so that the axes stand where they will be when labels look for room
         for axes, points in zip((left, right), dots, strict=True):
@@ -70,7 +69,7 @@ def _legend(axes: Axes, families: Sequence[str]) -> None:
     """Kinds of models in their colours, one after another inside the band."""
     at = 8.0
     for family in families:
-        axes.annotate(KINDS[family], (0, SHANNON[0]), xycoords=("axes fraction", "data"), xytext=(at, 7), textcoords="offset points",
+        axes.annotate(KINDS[family], (0, HUMAN_1951[0]), xycoords=("axes fraction", "data"), xytext=(at, 7), textcoords="offset points",
                       color=COLOURS[family], fontweight="bold")  # fmt: skip
         at += 0.66 * LABEL_POINTS * len(KINDS[family]) + 14
 
@@ -130,9 +129,9 @@ def _label_column(axes: Axes, dots: Sequence[Dot]) -> None:
         text = axes.annotate(dot.words, (dot.x, y), xytext=(14, 0), textcoords="offset points", va="center", color=dot.colour, zorder=5)
         text.set_path_effects(_halo())
         if abs(y - dot.y) > 0.3 * gap * (high - low):
-            axes.annotate("", (dot.x, dot.y), xytext=(dot.x, y), zorder=2, arrowprops={"arrowstyle": "-", "color": dot.colour, "linewidth": 0.6})
-
-
+            axes.annotate(
+                "", (dot.x, dot.y), xytext=(dot.x, y), zorder=2, arrowprops={"arrowstyle": "-", "color": dot.colour, "linewidth": 0.6}
+            )
 
 
 def _draw_dots(axes: Axes, dots: Sequence[Dot], results: Sequence[Result]) -> None:
@@ -212,10 +211,7 @@ def page(road: Road, plot: Plot) -> str:
     """The picture, the table with whole samples, the compressors and where it ran."""
     best = min(road.results, key=lambda r: r.bits_per_byte, default=None)
     lead = f"<b>{best.bits_per_byte:.3f} bits per byte</b> by {html.escape(best.name)} ({best.year})." if best else ""
-    about = (
-        f"{road.text}: {format_bytes(road.n_bytes['train'])} to learn from; {road.n_bytes['test']:,} held-out bytes in {road.n_pieces} pieces, "
-        f"each read from its beginning, every byte scored. Budget {format_seconds(road.budget_s)}, shared evenly."
-    )
+    about = f"{title(road)}, every byte scored. Budget {format_seconds(road.budget_s)}, shared evenly."
     rows = [
         (
             r.year,
@@ -231,9 +227,8 @@ def page(road: Road, plot: Plot) -> str:
         for r in road.results
     ]
     names = ("year", "model", "parameters", "training FLOPs", "trained", "bits per byte", "95 % over pieces", "size", "paper")
-    samples = "".join(
-        f'<p class="muted">{r.year} {html.escape(r.name)}, {r.bits_per_byte:.3f}</p><pre>{html.escape(r.sample)}</pre>' for r in road.results
-    )
+    wrote = [(f"{r.year} {r.name}, {r.bits_per_byte:.3f}", r.sample) for r in road.results]
+    samples = "".join(f'<p class="muted">{html.escape(by)}</p><pre>{html.escape(sample)}</pre>' for by, sample in wrote)
     compressed = [
         (c.name, f"{c.bits_per_byte:.4f}", f"{c.after_training:.4f}" if c.training_bytes else "", format_bytes(c.training_bytes))
         for c in road.compressed

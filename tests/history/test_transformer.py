@@ -66,6 +66,6 @@ def test_gpt2_has_what_gpt2_has():
     """OpenAI's 124,439,808 parameters, at its own vocabulary: ours has 257 symbols, and the rest is the same count."""
     d, n_layers, t = 768, 12, 1024
     per_layer = 12 * d * d + 13 * d
-    assert 124_439_808 == 50_257 * d + t * d + n_layers * per_layer + 2 * d
+    assert 50_257 * d + t * d + n_layers * per_layer + 2 * d == 124_439_808
     small = GPT2(16, n_layers=3, context_length=8)
     assert sum(p.numel() for p in small.parameters()) == 257 * 16 + 8 * 16 + 3 * (12 * 16 * 16 + 13 * 16) + 2 * 16
