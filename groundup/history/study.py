@@ -16,8 +16,8 @@ from jaxtyping import Int16
 from groundup.data import Document, assign_splits, open_corpus
 from groundup.data.splits import Split
 from groundup.errors import UsageError
-from groundup.evaluate.bits import TextScore, score_documents
 from groundup.evaluate.protocol import LanguageModel
+from groundup.evaluate.text import TextScore, score_documents
 from groundup.history.network import START
 
 PIECE_BYTES = (1024, 4096)

@@ -36,21 +36,21 @@ MOST_SCORING = 0.3
 CLIP_NORM = 1.0
 
 
-class ByteStream:
+class SymbolStream:
     """The training text as one ring of symbols, read by rows that begin at even distances: the same symbols in the same order for all."""
 
-    def __init__(self, symbols: Int16[np.ndarray, " n"], n_rows: int, seq_len: int):
+    def __init__(self, symbols: Int16[np.ndarray, " n"], n_rows: int, seq_len: int, start: int = START):
         if len(symbols) < 2:
             raise UsageError("there is no text to train on: give more")
-        self.symbols, self.seq_len = symbols, seq_len
+        self.symbols, self.seq_len, self.start = symbols, seq_len, start
         self.starts = np.arange(n_rows) * len(symbols) // n_rows
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Symbols and the bytes that follow them, [B, T] each; -1 where a document begins, which is not predicted."""
+        """Symbols and what follows them, [B, T] each; -1 where a document begins, for its start symbol is not predicted."""
         places = self.starts[:, None] + step * self.seq_len + np.arange(self.seq_len + 1)
         window = torch.from_numpy(self.symbols.take(places, mode="wrap").astype(np.int64))
         targets = window[:, 1:]
-        return window[:, :-1], torch.where(targets == START, -1, targets)
+        return window[:, :-1], torch.where(targets == self.start, -1, targets)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Trained:
 class Trainer:
     """Takes steps: rows are shared by threads, each with its part of the carried state."""
 
-    def __init__(self, network: Network, optimizer: Optimizer, stream: ByteStream):
+    def __init__(self, network: Network, optimizer: Optimizer, stream: SymbolStream):
         self.network, self.optimizer, self.stream = network, optimizer, stream
         self.parameters = list(optimizer.parameters.values())
         n_rows = len(stream.starts)
@@ -140,7 +140,7 @@ def choose_size(recipe: Recipe, symbols: Int16[np.ndarray, " n"], seconds: float
     counted as half the forward FLOPs of a symbol. Rows follow from the symbols that the seconds hold: LEAST_STEPS of them.
     """
     began, size = time.perf_counter(), STEP_SYMBOLS[0] * 4
-    stream = ByteStream(symbols, size // recipe.seq_len, recipe.seq_len)
+    stream = SymbolStream(symbols, size // recipe.seq_len, recipe.seq_len)
     chosen, seen = recipe.widths[0], 0.0
     for width in recipe.widths:
         trainer = _trainer(recipe, width, stream)
@@ -176,7 +176,7 @@ def train(
     began = time.perf_counter()
     width, n_rows, symbols_per_s = choose_size(recipe, symbols, seconds)
     seconds -= min(to_score / symbols_per_s, MOST_SCORING * seconds)
-    stream = ByteStream(symbols, n_rows, recipe.seq_len)
+    stream = SymbolStream(symbols, n_rows, recipe.seq_len)
     trainer = _trainer(recipe, width, stream)
     plan = Schedule(warmup_steps=recipe.warmup_steps, decay_fraction=0.5)
     done, first = Trained(trainer.network), time.perf_counter() - began
@@ -195,7 +195,7 @@ def train(
         tell(done, progress)
 
 
-def _trainer(recipe: Recipe, width: int, stream: ByteStream) -> Trainer:
+def _trainer(recipe: Recipe, width: int, stream: SymbolStream) -> Trainer:
     network = recipe.make(width)
     optimizer = recipe.optimizer(network) if recipe.optimizer else adamw(network, recipe.lr * (128 / width) ** 0.5)
     return Trainer(network, optimizer, stream)
