@@ -1,4 +1,4 @@
-"""Shannon's guessing game (1951) in a terminal: a text is hidden, a person guesses it letter by letter, and the guesses bound its entropy."""
+"""Shannon's guessing game (1951) in a terminal: a person guesses a hidden text letter by letter, which bounds its entropy."""
 
 from __future__ import annotations
 
