@@ -250,7 +250,7 @@ class _Builder:
     def _ids(self, section: _Section, k: int) -> Int64[np.ndarray, "m k"]:
         ids = np.array([self.number.get(word, -1) for word in section.words], np.int64).reshape(-1, k)
         if (unknown := ids < 0).any():
-            row, column = np.argwhere(unknown)[0]
+            row, column = np.argwhere(unknown)[0].tolist()
             raise self._wrong(
                 section, row, f"{section.words[row * k + column]!r} has no 1-gram" if k > 1 else "not one of the symbols given"
             )

@@ -164,7 +164,7 @@ def match_texts(stored, order, followers, nothing, text, starts, begin, end, lea
             for row in range(low, high):
                 w = followers[row]
                 if w != nothing:
-                    alike &= last in (nothing, w)
+                    alike &= out[t, 1] == 0 or w == last
                     last = w
                     out[t, 1] += 1
                     out[t, 2] += w == text[t]
