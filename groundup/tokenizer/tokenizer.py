@@ -71,6 +71,7 @@ class Tokenizer:
         pattern: how a text is cut before merging: a key of ``PATTERNS``, a regular expression, or several steps. With pieces it is not
             used: they are cut at spaces.
         vocabulary: the bytes of each id, where ids are not as above; none for an id that stands for nothing or for a special token.
+            With merges it may lack single bytes; a text that holds one is then a UsageError.
             Or ``Pieces``, for characters with byte fallback.
         whole: whether a pre-token that is a token becomes that token, whatever merges make of it (``ignore_merges`` in a tokenizer.json);
             by default only under tiktoken's rule.
@@ -466,6 +467,9 @@ class Tokenizer:
 
     def _encode(self, data: Text, start: int, stop: int) -> np.ndarray:
         ids = self._encoder.encode(data, start, stop)
+        if self.vocabulary.lacking and ids.size and int(ids.max()) == self.vocab_size:
+            at = next(i for i in range(start, stop) if data[i] in self.vocabulary.lacking)
+            raise UsageError(f"the text holds the byte {bytes([data[at]])!r}, for which this tokenizer has no token: take it out")
         return ids if self._cutter is None else self._cutter.take_apart(ids)
 
     def _around(self, ids: np.ndarray) -> np.ndarray:

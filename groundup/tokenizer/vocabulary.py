@@ -37,6 +37,8 @@ class Vocabulary:
     """Those of them that are found only where they are allowed, and their ids."""
     token_bytes: list[bytes]
     """What each id stands for; an added token's are its text."""
+    lacking: frozenset[int] = frozenset()
+    """Bytes without a token, such as SmolLM2 has (its text never held them): they get the id behind all others, which no text may keep."""
 
     def __init__(self, merges: Sequence[tuple[int, int]] | None, special_tokens: Special, tokens: Sequence[bytes] | None) -> None:
         self.merges = None if merges is None else [(int(left), int(right)) for left, right in merges]
@@ -53,8 +55,10 @@ class Vocabulary:
                 self._ids.pop(self.ordinary[added.id], None)
                 self.ordinary[added.id] = b""
         self.byte_ids = np.array([self._ids.get(bytes([byte]), -1) for byte in range(256)], np.int32)
-        if (lacking := np.flatnonzero(self.byte_ids < 0)).size:
-            raise UsageError(f"the vocabulary lacks the byte {bytes([lacking[0]])!r}: a byte-level tokenizer has all 256")
+        self.lacking = frozenset(np.flatnonzero(self.byte_ids < 0).tolist())
+        if self.lacking and (self.merges is None or len(self.lacking) == 256):
+            raise UsageError(f"the vocabulary lacks the byte {bytes([min(self.lacking)])!r}: a byte-level tokenizer has all 256")
+        self.byte_ids[list(self.lacking)] = len(self.token_bytes)
 
     def set_added(self, added_tokens: Sequence[AddedToken]) -> None:
         """Puts added tokens beside the ordinary ones; raises UsageError for those that make no sense."""

@@ -68,7 +68,7 @@ def write_tiktoken(tokenizer: Tokenizer, path: Path) -> None:
 
     Raises UsageError where tiktoken's rule would make other ids of them.
     """
-    follows = tokenizer.pieces is None and tokenizer.normalizer is None
+    follows = tokenizer.pieces is None and tokenizer.normalizer is None and not tokenizer.vocabulary.lacking
     if follows and tokenizer.merges is not None:
         new = tokenizer.pairs[:, 2]
         made = set(new.tolist()) | set(tokenizer.vocabulary.byte_ids.tolist())
