@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible HTTP endpoint as evaluation sees it; its tokens here are the bytes of the text, which need no tokenizer.
+"""A model behind an OpenAI-compatible HTTP endpoint as evaluation sees it; its tokens here are bytes, which need no tokenizer.
 
 Log-probabilities come from ``/v1/completions`` with ``echo`` and ``logprobs``, which vLLM, SGLang and llama.cpp's Python server offer
 and OpenAI's own chat models do not.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ from groundup.evaluate.protocol import FromPredictor, cut
 from groundup.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 1 << 10  # of a batch: the logits of so many, times the vocabulary, are held
+LEAST_SAVED = 4  # tokens, for which rows are joined
 ROWS_AT_ONCE = 16  # texts written side by side
 
 
 class TransformersModel(FromPredictor):
     """A ``LanguageModel``, ``Ranker`` and ``Predictor``.
 
-    Pairs are sorted by length and padded on the right, where causal attention does not look; pairs with one long context share its
-    reading.
+    Texts that begin alike are read as one (``Pack``); what is read is sorted by length and padded on the right, where causal attention
+    does not look.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, prefix: Sequence[int] | None = None) -> None:
@@ -40,6 +43,8 @@ class TransformersModel(FromPredictor):
         opens = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         self.prefix = tuple(prefix) if prefix is not None else (opens,) if opens is not None else ()
         self.context_length = int(model.config.max_position_embeddings)
+        takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self._may_share = takes_positions and getattr(model.config, "sliding_window", None) is None  # one mask is given to all layers
 
     @classmethod
     def load(cls, path: str, *, gguf_file: str | None = None) -> TransformersModel:
@@ -115,27 +120,80 @@ class TransformersModel(FromPredictor):
             raise UsageError(f"{self.name} predicts no token from nothing: begin contexts with its prefix, {list(self.prefix)}")
         rows = [np.concatenate((c, t))[:-1] for c, t in zip(contexts, targets, strict=True)]
         out: list[np.ndarray] = [np.zeros(0)] * len(rows)
-        for batch in _batches([len(row) for row in rows]):
-            width = len(rows[batch[0]])
-            first = min(len(contexts[i]) for i in batch) - 1
-            ids = torch.zeros(len(batch), width, dtype=torch.int64)
-            for at, i in enumerate(batch):
-                ids[at, : len(rows[i])] = torch.from_numpy(rows[i])
-            logits = self.model(ids, use_cache=False, logits_to_keep=torch.arange(first, width)).logits
-            for at, i in enumerate(batch):
-                begin = len(contexts[i]) - 1 - first
-                own: Float[Tensor, "n v"] = logits[at, begin : begin + len(targets[i])].float()
-                out[i] = read(own, torch.from_numpy(np.ascontiguousarray(targets[i]))[:, None]).numpy()
+        packs = pack(rows) if self._may_share else [Pack(0, [i]) for i in range(len(rows))]
+        for batch in _batches(packs, [p.width(rows) for p in packs]):
+            columns = [own for p in batch for own in p.columns(rows)]
+            wanted = {i: own[len(contexts[i]) - 1 :] for i, own in columns}
+            kept = np.unique(np.concatenate(list(wanted.values())))
+            logits = self.model(**_inputs(batch, rows), use_cache=False, logits_to_keep=torch.from_numpy(kept)).logits
+            for at, p in enumerate(batch):
+                for i in p.members:
+                    own: Float[Tensor, "n v"] = logits[at, torch.from_numpy(np.searchsorted(kept, wanted[i]))].float()
+                    out[i] = read(own, torch.from_numpy(np.ascontiguousarray(targets[i]))[:, None]).numpy()
         return out
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices of rows of like length, the longest first, at most TOKENS_AT_ONCE with their padding."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+@dataclass
+class Pack:
+    """Rows that are read as one: the beginning that all share, then what is left of each, which sees the beginning and itself."""
+
+    shared: int
+    members: list[int]
+
+    def width(self, rows: Sequence[np.ndarray]) -> int:
+        """Tokens to read."""
+        return self.shared + sum(len(rows[i]) - self.shared for i in self.members)
+
+    def columns(self, rows: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+        """Each member with the columns of its tokens."""
+        at = self.shared
+        for i in self.members:
+            own = len(rows[i]) - self.shared
+            yield i, np.concatenate((np.arange(self.shared), np.arange(at, at + own)))
+            at += own
+
+
+def pack(rows: Sequence[Int64[np.ndarray, " _"]]) -> list[Pack]:
+    """Joins neighbours in lexicographic order as long as that saves tokens: the answers to one question, the two of a minimal pair."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">u4").tobytes())
+    packs: list[Pack] = []
+    for last, i in zip([-1, *order], order, strict=False):
+        if packs:
+            n = min(len(rows[last]), len(rows[i]))
+            differ = np.flatnonzero(rows[last][:n] != rows[i][:n])
+            common = int(differ[0]) if len(differ) else n
+            joined = Pack(min(packs[-1].shared if len(packs[-1].members) > 1 else common, common), [*packs[-1].members, i])
+            width = joined.width(rows)
+            if width <= TOKENS_AT_ONCE and width + LEAST_SAVED <= packs[-1].width(rows) + len(rows[i]):
+                packs[-1] = joined
+                continue
+        packs.append(Pack(0, [i]))
+    return packs
+
+
+def _inputs(batch: Sequence[Pack], rows: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """Tokens of a batch of packs; with their positions and mask, where anything is shared."""
+    shape = len(batch), max(p.width(rows) for p in batch)
+    ids, positions, owners = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -1)
+    for at, p in enumerate(batch):
+        for owner, (i, own) in enumerate(p.columns(rows), start=1):
+            ids[at, own], positions[at, own], owners[at, own] = rows[i], np.arange(len(own)), owner
+        owners[at, : p.shared] = 0
+    if all(len(p.members) == 1 for p in batch):
+        return {"input_ids": torch.from_numpy(ids)}
+    sees = (owners[:, None] == 0) | (owners[:, None] == owners[:, :, None])
+    sees &= np.tri(shape[1], dtype=bool)
+    mask = torch.zeros(len(batch), 1, shape[1], shape[1]).masked_fill_(~torch.from_numpy(sees)[:, None], torch.finfo(torch.float32).min)
+    return {"input_ids": torch.from_numpy(ids), "position_ids": torch.from_numpy(positions), "attention_mask": mask}
+
+
+def _batches(packs: Sequence[Pack], widths: Sequence[int]) -> Iterator[list[Pack]]:
+    """Packs of like width, the widest first, at most TOKENS_AT_ONCE tokens with their padding."""
+    order = sorted(range(len(packs)), key=lambda i: -widths[i])
     at = 0
     while at < len(order):
-        n = max(1, TOKENS_AT_ONCE // max(1, lengths[order[at]]))
-        yield order[at : at + n]
+        n = max(1, TOKENS_AT_ONCE // max(1, widths[order[at]]))
+        yield [packs[i] for i in order[at : at + n]]
         at += n
 
 
@@ -146,6 +204,7 @@ class TransformersCursor:
         self._model, self._limit = model, context_length
         self._text: list[int] = []
         self._n_read, self._cache = 0, None
+        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._p: np.ndarray | None = None
 
     def push(self, token: int) -> None:
@@ -162,7 +221,7 @@ class TransformersCursor:
             if len(self._text) > self._limit:
                 self._text, self._n_read, self._cache = self._text[-max(1, self._limit // 2) :], 0, None
             ids = torch.tensor([self._text[self._n_read :]])
-            out = self._model(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-            self._cache, self._n_read = out.past_key_values, len(self._text)
+            out = self._model(ids, use_cache=True, logits_to_keep=1, **{self._cache_name: self._cache})
+            self._cache, self._n_read = getattr(out, self._cache_name), len(self._text)
             self._p = torch.softmax(out.logits[0, -1].double(), dim=-1).numpy()
         return self._p

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -83,13 +83,15 @@ def read_arpa(path: str | os.PathLike[str], *, symbols: Symbols | None = None) -
     Raises UsageError naming the line where the file is not what it says: wrong counts, words without a 1-gram, an n-gram twice or without
     the shorter ones that it is made of (a hole), numbers that are none, or no end.
     """
-    name, lines = os.fspath(path), _Lines(path)
+    name = os.fspath(path)
     try:
-        sizes = _read_counts(lines)
-        sections = [_read_section(lines, k, size, k == len(sizes)) for k, size in enumerate(sizes, 1)]
-        lines.expect("\\end\\")
-    finally:
-        lines.close()
+        with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            lines = _Lines(name, file)
+            sizes = _read_counts(lines)
+            sections = [_read_section(lines, k, size, k == len(sizes)) for k, size in enumerate(sizes, 1)]
+            lines.expect("\\end\\")
+    except OSError as e:
+        raise UsageError(f"{name}: cannot be read as an ARPA file: {e.strerror}") from e
     return _Builder(name, sections, symbols).model()
 
 
@@ -107,12 +109,8 @@ class _Section(NamedTuple):
 class _Lines:
     """A file's lines with their numbers."""
 
-    def __init__(self, path: str | os.PathLike[str]):
-        try:
-            self._file = Path(path).open(encoding="utf-8", errors="surrogateescape", newline="\n")
-        except OSError as e:
-            raise UsageError(f"{os.fspath(path)}: cannot be read as an ARPA file: {e.strerror}") from e
-        self.name, self.number = os.fspath(path), 0
+    def __init__(self, name: str, file: TextIO):
+        self.name, self._file, self.number = name, file, 0
 
     def __iter__(self) -> Iterator[str]:
         for line in self._file:
@@ -134,9 +132,6 @@ class _Lines:
     def wrong(self, what: str) -> UsageError:
         """The error, with its place."""
         return UsageError(f"{self.name}: line {self.number}: {what}")
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _read_counts(lines: _Lines) -> list[int]:
@@ -255,7 +250,7 @@ class _Builder:
     def _ids(self, section: _Section, k: int) -> Int64[np.ndarray, "m k"]:
         ids = np.array([self.number.get(word, -1) for word in section.words], np.int64).reshape(-1, k)
         if (unknown := ids < 0).any():
-            row, column = np.argwhere(unknown)[0]
+            row, column = np.argwhere(unknown)[0].tolist()
             raise self._wrong(
                 section, row, f"{section.words[row * k + column]!r} has no 1-gram" if k > 1 else "not one of the symbols given"
             )

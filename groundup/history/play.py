@@ -1,9 +1,9 @@
-"""Shannon's guessing game (1951) in a terminal: a text is hidden, a person guesses it letter by letter, and the guesses bound its entropy."""
+"""Shannon's guessing game (1951) in a terminal: a person guesses a hidden text letter by letter, which bounds its entropy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TextIO
+from io import TextIOBase
 
 import numpy as np
 from jaxtyping import Int64
@@ -30,8 +30,8 @@ class Game:
 
 
 def play(
-    source: TextIO,
-    sink: TextIO,
+    source: TextIOBase,
+    sink: TextIOBase,
     text: str | bytes,
     *,
     given: int = 40,
@@ -57,7 +57,7 @@ def play(
     return _finish(sink, np.array(ranks, np.int64), letters[: given + len(ranks)], given, rival)
 
 
-def _guess(source: TextIO, sink: TextIO, letters: Int64[np.ndarray, " n"], at: int) -> int | None:
+def _guess(source: TextIOBase, sink: TextIOBase, letters: Int64[np.ndarray, " n"], at: int) -> int | None:
     """Asks until letter ``at`` is found: the wrong guesses it took; None where the game ends."""
     tried: list[str] = []
     answer = LETTERS[letters[at]]
@@ -79,7 +79,7 @@ def _guess(source: TextIO, sink: TextIO, letters: Int64[np.ndarray, " n"], at: i
             tried.append(mark)
 
 
-def _finish(sink: TextIO, ranks: Int64[np.ndarray, " n"], known: Int64[np.ndarray, " k"], given: int, rival: tuple | None) -> Game:
+def _finish(sink: TextIOBase, ranks: Int64[np.ndarray, " n"], known: Int64[np.ndarray, " k"], given: int, rival: tuple | None) -> Game:
     if not len(ranks):
         _say(sink, "\nNo letter was guessed.\n")
         return Game(ranks, None)
@@ -105,6 +105,6 @@ def _shown(letters: Int64[np.ndarray, " n"]) -> str:
     return from_letters(letters).replace(" ", SPACE)
 
 
-def _say(sink: TextIO, text: str) -> None:
+def _say(sink: TextIOBase, text: str) -> None:
     sink.write(text)
     sink.flush()

@@ -78,7 +78,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Words:
-    """Words (``split_words``), numbered as KenLM does: 0 is ``<unk>``, 1 ``<s>``, 2 ``</s>``. White space is not kept, so these count no bytes."""
+    """Words (``split_words``), numbered as KenLM does: 0 is ``<unk>``, 1 ``<s>``, 2 ``</s>``. White space is lost: they count no bytes."""
 
     words: tuple[str, ...]
     """The word of each symbol, ``<unk>``, ``<s>`` and ``</s>`` first."""

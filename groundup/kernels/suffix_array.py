@@ -160,12 +160,11 @@ def match_texts(stored, order, followers, nothing, text, starts, begin, end, lea
             if length < least:
                 continue
             out[t, 0] = length
-            alike = True
-            last = nothing
+            alike, last = True, nothing
             for row in range(low, high):
                 w = followers[row]
                 if w != nothing:
-                    alike = alike and (last == nothing or last == w)
+                    alike &= out[t, 1] == 0 or w == last
                     last = w
                     out[t, 1] += 1
                     out[t, 2] += w == text[t]

@@ -33,10 +33,14 @@ def llama(tokenizer, tmp_path_factory):
     return TransformersModel(transformers.LlamaForCausalLM(config), theirs, name="llama")
 
 
-def test_a_transformers_model_is_scored_as_by_one_pass_over_each_text(llama, tokenizer):
+def test_a_transformers_model_is_scored_as_by_one_pass_over_each_text(llama):
+    from groundup.evaluate.transformers_model import pack
+
     assert isinstance(llama, LanguageModel) and isinstance(llama, Ranker) and isinstance(llama, Predictor)
-    contexts = [np.array(llama.prefix), np.array([*llama.prefix, *llama.encode("the cat")]), np.array([5])]
-    targets = [llama.encode("the dog saw the cat"), llama.encode(" sat"), llama.encode(" on")]
+    long = np.array([*llama.prefix, *llama.encode("the dog saw the cat on")])
+    contexts = [np.array(llama.prefix), long, np.array([5]), long, long[:-1], long]
+    targets = [llama.encode(text) for text in ("the dog saw the cat", " sat", " on", " the mat; the", " sat; the dog", " saw")]
+    assert any(len(p.members) > 2 for p in pack([np.concatenate(pair)[:-1] for pair in zip(contexts, targets, strict=True)]))
     for context, target, nats, ranks in zip(
         contexts, targets, llama.log_probs(contexts, targets), llama.ranks(contexts, targets), strict=True
     ):
@@ -132,7 +136,7 @@ def test_an_endpoint_that_cannot_says_so(server):
     for name, message in [("mute", "gives no log-probabilities"), ("no start", "says nothing of the first token")]:
         with pytest.raises(UsageError, match=message):
             EndpointModel(server, name).log_probs([tokens[:0]], [tokens])
-    with pytest.raises(GroundupError, match="answered 500 .*out of memory"):
+    with pytest.raises(GroundupError, match=r"answered 500 .*out of memory"):
         EndpointModel(server, "broken").sample(["x"], max_tokens=1)
     with pytest.raises(GroundupError, match="is the server up"):
         EndpointModel("http://127.0.0.1:9/v1", "x").sample(["x"], max_tokens=1)
