@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ class History:
         """Does the stops, then prints the table and writes the pictures."""
         began = time.monotonic()
         if self.play:
-            raise UsageError("--play is not here yet")
+            self._play()
+            return
         budget = parse_budget(self.budget)
         if budget.unit != "seconds":
             raise UsageError(f"--budget {self.budget}: the road is walked by the clock; give a time, such as 5m")
@@ -78,6 +80,16 @@ class History:
         print("wrote " + ", ".join(map(str, files)))
         if self.json:
             print(json.dumps(asdict(road) | {"seconds": time.monotonic() - began}))
+
+    def _play(self) -> None:
+        """Shannon's game on a passage of the held-out text, against letters counted in the rest."""
+        from groundup.history.guessing import passage, rival
+        from groundup.history.play import play
+        from groundup.history.study import read_text
+
+        text = read_text(self.data, 60.0, self.text_field)
+        hidden = passage(text, seed=time.time_ns())
+        play(sys.stdin, sys.stdout, hidden, rival=rival(text, hidden))
 
 
 def show(road: Road, seconds: float) -> None:

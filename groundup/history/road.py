@@ -8,6 +8,7 @@ mostly need less than their share, and the networks share what is left. The same
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -170,7 +171,9 @@ def read_road(folder: Path) -> Road:
 def _opened(folder: Path, text: Text, budget_s: float) -> Road:
     """The folder's record where it is of the same text and budget; a new one where there is none."""
     if not (folder / RECORD).exists():
-        return Road(text.name, text.digest, text.n_bytes, budget_s, len(text.test), environment("cpu"))
+        return Road(
+            text.name, text.digest, text.n_bytes, budget_s, len(text.test), environment("cpu") | {"load_average": os.getloadavg()[0]}
+        )
     road = read_road(folder)
     if (road.digest, road.budget_s) != (text.digest, budget_s):
         raise UsageError(f"{folder} holds a road of another text or budget: choose another --out, or remove it")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from groundup.errors import UsageError
-from groundup.history import compressors, road, stops, study
+from groundup.history import compressors, guessing, road, stops, study
 from groundup.history.mixture import Mixture, best_weight
 from groundup.history.road import Listener, choose, read_road, travel
 from groundup.history.study import Text, cut_pieces, read_text, spread
 from groundup.history.training import Recipe, SymbolStream, Trainer, adamw, train
 
-WORDS = "the cat sat on a mat and the dog ran to the red house in the old town".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "the", "red", "house", "in", "an", "old", "town"]
 
 
 def sentences(n: int, seed: int) -> str:
@@ -167,3 +167,14 @@ def test_the_result_file_is_plain_json(corpus, tmp_path):
     found = travel([str(corpus)], 6.0, choose(("bigram",)), tmp_path)
     assert json.loads((tmp_path / "history.json").read_text()) == json.loads(json.dumps(dataclasses.asdict(found)))
     assert study.PIECE_BYTES[0] >= max(map(len, read_text([str(corpus)], 6.0).test))
+
+
+def test_the_game_has_a_passage_and_a_rival():
+    text = Text("t", tuple(sentences(100, i).encode() for i in range(3)), (), (sentences(30, 9).encode(),))
+    hidden = guessing.passage(text, 0)
+    assert hidden in guessing.Letters().decode(guessing.to_letters(text.test[0])).decode() and len(hidden) >= 200
+    _, ranks = guessing.rival(text, hidden)
+    assert len(ranks) == len(hidden) and ranks.max() < 27
+    assert (ranks == 0).mean() > 0.5  # sixteen words: most letters follow from those before
+    with pytest.raises(UsageError, match="letters to guess"):
+        guessing.passage(dataclasses.replace(text, test=(b"short",)), 0)
