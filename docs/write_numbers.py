@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from accounting_numbers import ACCOUNTING
+from history_numbers import HISTORY
 from page import DOCS, load, table
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
@@ -269,6 +270,7 @@ def vocabulary_cost() -> str:
 
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
+    **HISTORY,
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,

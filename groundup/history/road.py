@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -160,12 +160,16 @@ def read_road(folder: Path) -> Road:
     """The record of a folder; UsageError if it holds none that can be read."""
     file = folder / RECORD
     try:
-        values = json.loads(file.read_text())
-        results = [Result(**{**r, "interval": r["interval"] and tuple(r["interval"])}) for r in values.pop("results")]
-        compressed = [Compressed(**c) for c in values.pop("compressed")]
-        return Road(**values, results=results, compressed=compressed)
+        return from_record(json.loads(file.read_text()))
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise UsageError(f"{file}: is no record of a road ({type(e).__name__}): choose another --out, or remove it") from e
+
+
+def from_record(values: dict[str, Any]) -> Road:
+    """A road from its fields as plain JSON types; what else there is, as in a benchmark's result file, is left."""
+    known = {f.name: values[f.name] for f in fields(Road)}
+    results = [Result(**{**r, "interval": r["interval"] and tuple(r["interval"])}) for r in values["results"]]
+    return Road(**known | {"results": results, "compressed": [Compressed(**c) for c in values["compressed"]]})
 
 
 def _opened(folder: Path, text: Text, budget_s: float) -> Road:
