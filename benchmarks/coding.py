@@ -58,9 +58,7 @@ def run(sources: Sequence[str], budget_s: float, n_bytes: int, keys: Sequence[st
             continue
         found[stop.key] = check(built, coded)
         row = found[stop.key]
-        print(
-            f"{stop.key:12} {row['over_promised']:+.5%} of the promise, {row['over_scored']:+.5%} of the score, {row['bits_per_byte']:.4f} b/B"
-        )
+        print(f"{stop.key:12} {row['over_promised']:+.4%} of the promise, {row['over_scored']:+.4%} of the score", flush=True)
     worst = max((abs(row[name]) for row in found.values() for name in ("over_promised", "over_scored")), default=0.0)
     return {"text": text.name, "budget_s": budget_s, "models": found, "left_out": left_out, "worst": worst, "kept": worst <= PROMISE}
 

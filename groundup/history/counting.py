@@ -18,7 +18,7 @@ from groundup.history.symbols import Bytes
 
 ORDER = 6
 """Of the n-grams of 1995 and later, in bytes: about a word and the space before it."""
-PROBE_BYTES = 1 << 17
+PROBE_BYTES = 1 << 16
 SHARE = 0.6
 """Of the seconds that counting may take; smoothing and scoring come after."""
 

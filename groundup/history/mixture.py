@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 
 from groundup.evaluate.protocol import Cursor, FromPredictor, LanguageModel, Predictor
 
-EM_ROUNDS = 30
+EM_ROUNDS = 200
 
 
 class Mixture(FromPredictor):

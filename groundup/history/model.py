@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from groundup.evaluate.protocol import FromPredictor
 from groundup.history.network import START, SYMBOLS, Network
 from groundup.history.symbols import Bytes
+from groundup.parallel.threads import MOST_WORKERS, run_together
 
 BYTES = Bytes()
 READ_AT_ONCE = 256
@@ -37,26 +39,51 @@ class NetworkModel(FromPredictor):
         """A cursor before a text; push the start symbol first."""
         return NetworkCursor(self.network)
 
-    @torch.inference_mode()
     def log_probs(
         self, contexts: Sequence[Int64[np.ndarray, " _"]], targets: Sequence[Int64[np.ndarray, " _"]]
     ) -> list[Float64[np.ndarray, " _"]]:
-        """As in ``LanguageModel``; a context holds at least the start symbol."""
+        """As in ``LanguageModel``; a context holds at least the start symbol. Threads share the texts, each with operations of its own:
+        they are too small to be shared themselves.
+        """
         texts = [np.concatenate(pair) for pair in zip(contexts, targets, strict=True)]
-        nats = [np.zeros(len(text)) for text in texts]  # of text[i] given what is before
+        nats: list[np.ndarray] = [np.zeros(0)] * len(texts)
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        n = max(1, min(torch.get_num_threads(), MOST_WORKERS, len(texts)))
+
+        def work(mine: list[int]) -> None:
+            for i, given in zip(mine, self._nats([texts[i] for i in mine]), strict=True):
+                nats[i] = given
+
+        run_together([partial(work, order[k::n]) for k in range(n)])
+        return [row[len(row) - len(target) :] for row, target in zip(nats, targets, strict=True)]
+
+    def sample(
+        self, prompts: Sequence[str], *, max_tokens: int, temperature: float = 1.0, seed: int = 0, stop: Sequence[str] = ()
+    ) -> list[bytes]:
+        """As in ``LanguageModel``, on one thread: a step is too small for two."""
+        n_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return super().sample(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop)
+        finally:
+            torch.set_num_threads(n_threads)
+
+    @torch.inference_mode()
+    def _nats(self, texts: list[np.ndarray]) -> list[np.ndarray]:
+        """The log-probability of every symbol of each text, the longest first; 0 for the symbol that it begins with."""
+        nats = [np.zeros(len(text)) for text in texts]
         read = self._carried if self.network.carries else self._windows
         for rows, first, inputs, log_p in read(texts):
             for row, start, n_seen, given in zip(rows, first, inputs, log_p, strict=True):
                 stop = min(start + n_seen, len(texts[row]) - 1)
                 nats[row][start + 1 : stop + 1] = given[: stop - start]
-        return [row[len(row) - len(target) :] for row, target in zip(nats, targets, strict=True)]
+        return nats
 
     def _carried(self, texts: list[np.ndarray]) -> Iterator[tuple[list[int], list[int], list[int], Sequence[np.ndarray]]]:
-        """All rows side by side, longest first, window after window; a row leaves when its text has ended."""
-        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
-        state, longest = self.network.begin(len(order)), max(map(len, texts), default=0)
+        """All rows side by side, window after window; a row leaves when its text has ended, the last one first."""
+        state, longest = self.network.begin(len(texts)), max(map(len, texts), default=0)
         for start in range(0, longest - 1, READ_AT_ONCE):
-            rows = [row for row in order if len(texts[row]) - 1 > start]
+            rows = [row for row in range(len(texts)) if len(texts[row]) - 1 > start]
             state = tuple(part[: len(rows)] for part in state)
             symbols = _padded([texts[row][start : start + READ_AT_ONCE + 1] for row in rows])
             hidden, state = self.network.read(symbols[:, :-1], state)

@@ -127,7 +127,7 @@ def travel(
 
     compression = COMPRESSION_SHARE * budget_s * (not road.compressed)
     share = (remaining() - compression) / max(1, len(left))
-    if left and not before and share < LEAST_SHARE_S:
+    if left and share < LEAST_SHARE_S:
         least = budget_s - remaining() + compression + len(left) * LEAST_SHARE_S * 1.2
         raise UsageError(
             f"--budget {format_seconds(budget_s)} leaves {max(0.0, share):.1f} s for each of {len(left)} stops: give at least "
@@ -140,9 +140,13 @@ def travel(
         joined, held_out = b"".join(text.train), b"".join(text.test)
         road.compressed = [compress(name, joined, held_out, compression / len(names)) for name in names]
     for i, stop in enumerate(left):
-        share = max(LEAST_SHARE_S, remaining() / (len(left) - i))
+        share = remaining() / (len(left) - i)
         listener.begin(stop, share)
         try:
+            if share < LEAST_SHARE_S:
+                raise UsageError(
+                    f"{max(0.0, share):.1f} s were left for it, because others took longer than their share: give a larger --budget"
+                )
             result = run_stop(stop, text, share, listener.tell)
         except UsageError as e:  # too little text or time for this one: the others go on
             road.left_out[stop.key] = str(e)

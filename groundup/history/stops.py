@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,7 @@ from groundup.history.mixture import Mixture, best_weight
 from groundup.history.model import NetworkModel
 from groundup.history.network import SYMBOLS
 from groundup.history.recurrent import LSTM, AttentiveLSTM, Elman
-from groundup.history.study import Built, Stop, Tell, Text
+from groundup.history.study import SAMPLE_BYTES, Built, Stop, Tell, Text
 from groundup.history.training import Recipe, Trained, train
 from groundup.history.transformer import GPT2, Transformer2017
 from groundup.job import Job, start
@@ -36,11 +38,11 @@ N_LAYERS = 2
 """Layers of every transformer: at the widths that minutes buy, two learn to look for what followed a symbol before, and more cost width."""
 CONTEXT = 128
 """Bytes that a transformer sees, and that an LSTM's attention reaches back."""
-SAMPLE_SHARE = 0.03
-"""Of a stop's seconds, for its sample."""
+TRIAL_BYTES = 256
+"""Of each held-out piece, to see how long scoring will take."""
 
-RUN_SCORING, LOADING_S = 0.1, 0.5
-"""Of the seconds of a whole run, for scoring it; and seconds for opening what it wrote."""
+RUN_SCORING, LOADING_S = 0.15, 0.5
+"""Of the seconds of a whole run, for scoring it and a sample; and seconds for opening what it wrote."""
 LEAST_RUN_S = 6.0
 """Fewer seconds hold no tokenizer, counts and network."""
 TRIGRAM_SHARE = 0.15
@@ -73,6 +75,18 @@ def muon(network: ByteDecoder) -> Optimizer:
     return build_optimizer(network.decoder.named_parameters(), from_dict(OptimizerConfig, fields))
 
 
+def seconds_to_score(network: Any, pieces: Sequence[bytes]) -> float:
+    """Of scoring these pieces and of a sample, by scoring their beginnings and writing a little."""
+    model = NetworkModel("trial", network)
+    prefix, beginnings = np.array(model.prefix), [model.encode(piece[:TRIAL_BYTES]) for piece in pieces]
+    began = time.perf_counter()
+    model.log_probs([prefix] * len(pieces), beginnings)
+    scored = time.perf_counter()
+    model.sample([""], max_tokens=SAMPLE_BYTES // 16)
+    written = 16 * (time.perf_counter() - scored)
+    return written + (scored - began) * sum(map(len, pieces)) / sum(map(len, beginnings))
+
+
 def build_network(key: str, name: str, text: Text, seconds: float, tell: Tell) -> Built:
     """A network trained on the text."""
 
@@ -80,8 +94,8 @@ def build_network(key: str, name: str, text: Text, seconds: float, tell: Tell) -
         bits = trained.nats / np.log(2)
         tell(progress, f"width {trained.network.width}  {format_count(trained.symbols)}B read  {bits:.3f} bits/byte")
 
-    left = (1 - SAMPLE_SHARE) * seconds
-    trained = train(RECIPES[key], text.symbols, left, to_score=text.n_bytes["test"], tell=told)
+    pieces = (*text.test, *text.validation) if key == "bengio-mix" else text.test
+    trained = train(RECIPES[key], text.symbols, seconds, scoring=partial(seconds_to_score, pieces=pieces), tell=told)
     parameters = sum(p.numel() for p in trained.network.parameters())
     note = f"width {trained.network.width}, {trained.symbols / len(text.symbols):.2f} epochs, {trained.steps:,} steps"
     return Built(NetworkModel(name, trained.network), parameters, trained.flops, note)
@@ -104,7 +118,7 @@ def build_run(text: Text, seconds: float, tell: Tell) -> Built:
 
     It reads the text once more, and ends with a look at its own test split; UsageError where the seconds are too few for all that.
     """
-    budget = (1 - SAMPLE_SHARE - RUN_SCORING) * seconds - text.read_seconds - LOADING_S
+    budget = (1 - RUN_SCORING) * seconds - text.read_seconds - LOADING_S
     if budget < LEAST_RUN_S:
         raise UsageError(f"groundup train wants {LEAST_RUN_S:g} s after reading the text, and {max(0.0, budget):.1f} s would be left")
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from groundup.history.network import START
 PIECE_BYTES = (1024, 4096)
 """Held-out text is cut into pieces of about this size, each read from its beginning: below a budget of LONG_PIECES_FROM_S, and above."""
 LONG_PIECES_FROM_S = 120.0
-HELD_OUT_BYTES_PER_S = 400.0
+HELD_OUT_BYTES_PER_S = 250.0
 """Held-out bytes for each second of the budget: all stops score them, and what takes one long costs all."""
 LEAST_HELD_OUT = 2_000
 SAMPLE_BYTES = 160

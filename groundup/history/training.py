@@ -31,7 +31,7 @@ SYMBOLS_PER_WEIGHT = 10.0
 """Bytes that training should see for each weight in a product, at least; a wider network would see too few to use its width."""
 CALIBRATION_SHARE = 0.1
 """Of the seconds: what choosing the width may take."""
-MOST_SCORING = 0.3
+MOST_SCORING = 0.6
 """Of the seconds: what is left for scoring at most."""
 CLIP_NORM = 1.0
 
@@ -133,8 +133,8 @@ def adamw(network: nn.Module, lr: float) -> Optimizer:
     return Optimizer([Group("all", "every parameter", AdamW(beta1=0.9, beta2=0.98), lr, 0.0, names, total)], named)
 
 
-def choose_size(recipe: Recipe, symbols: Int16[np.ndarray, " n"], seconds: float) -> tuple[int, int, float]:
-    """Width, rows of a step, and symbols a second: of the widest network that would see SYMBOLS_PER_WEIGHT bytes a weight in these seconds.
+def choose_size(recipe: Recipe, symbols: Int16[np.ndarray, " n"], seconds: float) -> tuple[int, int]:
+    """Width and rows of a step: of the widest network that would see SYMBOLS_PER_WEIGHT bytes a weight in these seconds.
 
     Each width takes a step that is timed, narrow ones first, until one would see too few or a tenth of the seconds is used. Weights are
     counted as half the forward FLOPs of a symbol. Rows follow from the symbols that the seconds hold: LEAST_STEPS of them.
@@ -157,7 +157,7 @@ def choose_size(recipe: Recipe, symbols: Int16[np.ndarray, " n"], seconds: float
         if time.perf_counter() - began > CALIBRATION_SHARE * seconds:
             break
     per_step = min(max(seen / LEAST_STEPS, STEP_SYMBOLS[0]), STEP_SYMBOLS[1])
-    return chosen, max(1, round(per_step / recipe.seq_len)), seen / seconds
+    return chosen, max(1, round(per_step / recipe.seq_len))
 
 
 def train(
@@ -165,19 +165,19 @@ def train(
     symbols: Int16[np.ndarray, " n"],
     seconds: float,
     *,
-    to_score: int = 0,
+    scoring: Callable[[Any], float] = lambda network: 0.0,
     tell: Callable[[Trained, float], None] = lambda trained, progress: None,
 ) -> Trained:
     """A network trained for so many seconds, the choice of its width included; ``tell`` hears of every step, and how far the time is.
 
-    Of the seconds, what scoring ``to_score`` symbols will take is left: about as long as training on as many.
+    ``scoring`` says of a network how many seconds are to be left for scoring it, at most MOST_SCORING of all.
     The rate rises, stays, and falls to zero over the second half: by the clock, so that the end is its end.
     """
     began = time.perf_counter()
-    width, n_rows, symbols_per_s = choose_size(recipe, symbols, seconds)
-    seconds -= min(to_score / symbols_per_s, MOST_SCORING * seconds)
+    width, n_rows = choose_size(recipe, symbols, seconds)
     stream = SymbolStream(symbols, n_rows, recipe.seq_len)
     trainer = _trainer(recipe, width, stream)
+    seconds -= min(scoring(trainer.network), MOST_SCORING * seconds)
     plan = Schedule(warmup_steps=recipe.warmup_steps, decay_fraction=0.5)
     done, first = Trained(trainer.network), time.perf_counter() - began
     step_seconds = 0.0

@@ -24,7 +24,7 @@ def test_the_order_of_2003_is_measured(tmp_path, monkeypatch):
     assert set(test) == {"network", "interpolated trigram", "modified Kneser-Ney", "mixed", "mixed, one half"}
     assert all(1 < value < found["setting"]["vocab_size"] + 5 for value in test.values())
     validation = found["perplexity"]["validation"]
-    assert validation["mixed"] <= min(validation["network"], validation["interpolated trigram"]) * 1.0001
+    assert validation["mixed"] <= min(validation["network"], validation["interpolated trigram"]) * 1.001
     assert found["network"]["parameters"] > 0 and isinstance(found["order_holds"], bool)
 
 
