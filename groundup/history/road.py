@@ -118,7 +118,8 @@ def travel(
     text = read_text(sources, budget_s, text_field)
     road = _opened(folder, text, budget_s)
     before = road.spent_s
-    left = [stop for stop in stops if stop.key not in {result.key for result in road.results}]
+    known = {result.key for result in road.results} | set(road.left_out)
+    left = [stop for stop in stops if stop.key not in known]
     left.sort(key=lambda stop: stop.family != "counting")
     listener.text(text, road, len(left))
 
@@ -152,7 +153,6 @@ def travel(
             road.left_out[stop.key] = str(e)
             listener.left_out(stop, str(e))
         else:
-            road.left_out.pop(stop.key, None)
             road.results = sorted([*road.results, result], key=lambda r: [s.key for s in STOPS].index(r.key))
             listener.done(result)
         road.spent_s = before + clock() - began
