@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from accounting_numbers import ACCOUNTING
+from counting_numbers import COUNTING
 from page import DOCS, load, table
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
@@ -198,7 +199,7 @@ def windows() -> str:
 
 def resamples() -> str:
     """Resamples of the bootstrap."""
-    from groundup.evaluate.bits import RESAMPLES
+    from groundup.evaluate.statistics import RESAMPLES
 
     return f"{RESAMPLES:,}"
 
@@ -269,6 +270,7 @@ def vocabulary_cost() -> str:
 
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
+    **COUNTING,
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,
