@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from accounting_numbers import ACCOUNTING
+from counting_numbers import COUNTING
 from history_numbers import HISTORY
 from page import DOCS, load, table
 
@@ -199,7 +200,7 @@ def windows() -> str:
 
 def resamples() -> str:
     """Resamples of the bootstrap."""
-    from groundup.evaluate.bits import RESAMPLES
+    from groundup.evaluate.statistics import RESAMPLES
 
     return f"{RESAMPLES:,}"
 
@@ -271,6 +272,7 @@ def vocabulary_cost() -> str:
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
     **HISTORY,
+    **COUNTING,
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO
@@ -88,18 +90,19 @@ def read_arpa(path: str | os.PathLike[str], *, symbols: Symbols | None = None) -
         with Path(path).open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             lines = _Lines(name, file)
             sizes = _read_counts(lines)
-            sections = [_read_section(lines, k, size, k == len(sizes)) for k, size in enumerate(sizes, 1)]
+            number = {word: i for i, word in enumerate((UNKNOWN, BEGIN, END) if symbols is None else symbols.names)}
+            sections = [_read_section(lines, k, size, k == len(sizes), number, symbols is None) for k, size in enumerate(sizes, 1)]
             lines.expect("\\end\\")
     except OSError as e:
         raise UsageError(f"{name}: cannot be read as an ARPA file: {e.strerror}") from e
-    return _Builder(name, sections, symbols).model()
+    return _Builder(name, sections, symbols or Words(tuple(number))).model()
 
 
 class _Section(NamedTuple):
     """The n-grams of one length, in the order of the file."""
 
-    words: list[str]
-    """All words end to end, k for each n-gram."""
+    grams: Int64[np.ndarray, "m k"]
+    """Their words' numbers."""
     log_prob: Float64[np.ndarray, " m"]
     log_backoff: Float64[np.ndarray, " m"]
     line: Int64[np.ndarray, " m"]
@@ -153,44 +156,42 @@ def _read_counts(lines: _Lines) -> list[int]:
     return sizes
 
 
-def _read_section(lines: _Lines, k: int, size: int, longest: bool) -> _Section:
+def _read_section(lines: _Lines, k: int, size: int, longest: bool, number: dict[str, int], learn: bool) -> _Section:
+    """Reads n-grams of k words; ``number`` says which word is which, and learns those of 1-grams if asked to."""
     lines.expect(f"\\{k}-grams:")
-    words: list[str] = []
-    numbers: list[tuple[str, str, int]] = []
-    for _ in range(size):
+    grams, numbers, places = array("q"), array("d"), array("q")
+    for row in range(size):
         line = lines.filled()
         fields = split_words(line)
-        if line.startswith("\\") or not k + 1 <= len(fields) <= k + 2 - longest:
-            if line.startswith("\\"):
-                raise lines.wrong(f"{line.strip()} comes after {len(numbers):,} {k}-grams, the head of the file says {size:,}")
+        if line.startswith("\\") and len(fields) == 1:
+            raise lines.wrong(f"{line.strip()} comes after {row:,} {k}-grams, the head of the file says {size:,}")
+        if not k + 1 <= len(fields) <= k + 2 - longest:
             raise lines.wrong(f"a {k}-gram has a number, {k} words{'' if longest else ' and a number or none'}, not {len(fields)} fields")
-        words += fields[1 : k + 1]
-        numbers.append((fields[0], fields[k + 1] if len(fields) == k + 2 else "0", lines.number))
-    return _Section(words, *_numbers(lines, numbers))
-
-
-def _numbers(
-    lines: _Lines, rows: list[tuple[str, str, int]]
-) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
-    out = np.empty((len(rows), 2))
-    for i, (prob, backoff, number) in enumerate(rows):
+        for word in fields[1 : k + 1]:
+            if word not in number:
+                if not (learn and k == 1):
+                    raise lines.wrong(f"{word!r} has no 1-gram" if learn else f"{word!r} is not one of the symbols given")
+                number[word] = len(number)
+            grams.append(number[word])
         try:
-            out[i] = float(prob), float(backoff)
+            prob, backoff = float(fields[0]), float(fields[k + 1]) if len(fields) == k + 2 else 0.0
         except ValueError:
-            out[i] = np.nan
-        if not (out[i, 0] <= 0 and abs(out[i, 1]) < np.inf):
-            lines.number = number
-            raise lines.wrong(f"{prob} and {backoff} should be the log10 of a probability, at most 0, and of a back-off weight")
-    return out[:, 0].copy(), out[:, 1].copy(), np.array([number for _, _, number in rows], np.int64)
+            prob = backoff = math.nan
+        if not (prob <= 0 and abs(backoff) < math.inf):
+            raise lines.wrong(
+                f"{fields[0]} and {' '.join(fields[k + 1 :]) or 0} should be the log10 of a probability and of a back-off weight"
+            )
+        numbers.extend((prob, backoff))
+        places.append(lines.number)
+    both = np.array(numbers).reshape(-1, 2)
+    return _Section(np.array(grams, np.int64).reshape(-1, k), both[:, 0], both[:, 1], np.array(places, np.int64))
 
 
 class _Builder:
     """Makes a trie of sections. Numbers count from 0 within a length, in sorted order."""
 
-    def __init__(self, name: str, sections: list[_Section], symbols: Symbols | None):
-        self.name, self.sections = name, sections
-        self.symbols = symbols or _words(sections[0], name)
-        self.number = {word: i for i, word in enumerate(self.symbols.names)}
+    def __init__(self, name: str, sections: list[_Section], symbols: Symbols):
+        self.name, self.sections, self.symbols = name, sections, symbols
         self.keys: list[np.ndarray] = []  # (number of the n-gram without its last token) * V + last token, sorted
 
     def model(self) -> NgramModel:
@@ -228,10 +229,12 @@ class _Builder:
 
     def _unigrams(self) -> tuple[np.ndarray, ...]:
         section, v = self.sections[0], self.symbols.vocab_size
-        ids = self._ids(section, 1)[:, 0]
+        ids = section.grams[:, 0]
         self.seen = np.zeros(v, np.bool_)
         self.seen[ids] = True
-        self._sorted(section, ids, 1)
+        if not self.seen[self.symbols.begin]:
+            raise UsageError(f"{self.name}: {self.symbols.names[self.symbols.begin]} has no 1-gram, so nothing says how sentences begin")
+        self._sorted(section, ids)
         prob, backoff = np.zeros(v), np.ones(v)
         prob[ids], backoff[ids] = 10**section.log_prob, 10**section.log_backoff
         self.keys.append(np.arange(v))
@@ -239,22 +242,13 @@ class _Builder:
 
     def _longer(self, k: int) -> tuple[np.ndarray, ...]:
         section = self.sections[k - 1]
-        ids = self._ids(section, k)
+        ids = section.grams
         parents = self._node(section, ids[:, :-1])
         keys = parents * self.symbols.vocab_size + ids[:, -1]
-        order = self._sorted(section, keys, k)
+        order = self._sorted(section, keys)
         suffix = self._node(section, ids[:, 1:])
         self.keys.append(keys[order])
         return ids[order, -1], suffix[order], 10 ** section.log_prob[order], 10 ** section.log_backoff[order]
-
-    def _ids(self, section: _Section, k: int) -> Int64[np.ndarray, "m k"]:
-        ids = np.array([self.number.get(word, -1) for word in section.words], np.int64).reshape(-1, k)
-        if (unknown := ids < 0).any():
-            row, column = np.argwhere(unknown)[0].tolist()
-            raise self._wrong(
-                section, row, f"{section.words[row * k + column]!r} has no 1-gram" if k > 1 else "not one of the symbols given"
-            )
-        return ids
 
     def _node(self, section: _Section, ids: Int64[np.ndarray, "m j"]) -> Int64[np.ndarray, " m"]:
         """The numbers of these n-grams of j tokens, which must be there."""
@@ -270,20 +264,14 @@ class _Builder:
                 raise self._wrong(section, row, f"a part of this n-gram, {words!r}, is not in the file: it has a hole")
         return node
 
-    def _sorted(self, section: _Section, keys: Int64[np.ndarray, " m"], k: int) -> Int64[np.ndarray, " m"]:
+    def _sorted(self, section: _Section, keys: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
         order = np.argsort(keys, kind="stable")
         if (twice := keys[order[1:]] == keys[order[:-1]]).any():
             row = int(order[1:][twice].min())
-            raise self._wrong(section, row, f"{' '.join(section.words[row * k : row * k + k])!r} stands here for the second time")
+            raise self._wrong(
+                section, row, f"{' '.join(self.symbols.names[i] for i in section.grams[row])!r} stands here for the second time"
+            )
         return order
 
     def _wrong(self, section: _Section, row: int, what: str) -> UsageError:
         return UsageError(f"{self.name}: line {section.line[row]}: {what}")
-
-
-def _words(unigrams: _Section, name: str) -> Words:
-    special = (UNKNOWN, BEGIN, END)
-    words = list(dict.fromkeys(unigrams.words))
-    if BEGIN not in words:
-        raise UsageError(f"{name}: {BEGIN} has no 1-gram, so nothing says how sentences begin")
-    return Words((*special, *(word for word in words if word not in special)))

@@ -4,8 +4,9 @@ The (k + 1)-grams are sorted from the sorted k-grams by one stable pass over the
 n), so counting N tokens takes O(n N) steps and no comparison. Text is counted in chunks of ``chunk_tokens`` and the chunks' tries are
 merged two of a size at a time, so the text is never held whole.
 
-Memory, in bytes, for chunks of C tokens and M different n-grams in all: 30 C while a chunk is counted, and 40 (M + M / 2) while the last
-two tries are merged; 20 M stay. Counts are 64-bit; node numbers are 32-bit while there are fewer than 2^31 nodes.
+Memory, in bytes, for chunks of C tokens (one document, if that is longer) and M different n-grams of all lengths: 16 M stay. While a chunk
+is counted, 30 C more; while two tries are merged, both, the result, and 50 for each n-gram of one length: never more than 80 M. Counts and
+node numbers have 32 bits while fewer than 2^31 tokens are counted, and 64 beyond.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ array of the text. That is no model to be scored by, for it gives 0 to all that 
 with a weight for each kind b of match: its length, how many tokens followed it, and whether they were all alike. The weights are fitted by
 EM (Jelinek and Mercer 1980) on a tenth of the text, with both models made from the rest, and kept for both made from all of it.
 
-Memory: 16 bytes a token to keep, 30 while the suffix array is made, and the trie of the Kneser-Ney model.
+Memory: 12 bytes a token to keep, 30 while the suffix array is made, and the trie of the Kneser-Ney model.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from groundup.kernels.suffix_array import longest_match, suffix_array
 BEGIN = 256
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(st.integers(0, 2), max_size=40), st.sampled_from([np.int32, np.int64]))
 def test_suffixes_are_sorted(text, dtype):
     order = suffix_array(np.array(text, dtype), 3)
