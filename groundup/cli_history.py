@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from groundup.history.road import Road
     from groundup.history.study import Result
 
-SHOWN_SAMPLE = 48
-"""Characters of a sample in the table."""
+COLUMNS = ("year", "model", "params", "FLOPs", "seconds", "bits/byte", "95 %", "it writes")
+SHOWN_SAMPLE, LEAST_SAMPLE = 60, 12
+"""Most and fewest characters of a sample in the table."""
 
 
 @dataclass(frozen=True)
@@ -97,23 +98,28 @@ def show(road: Road, seconds: float) -> None:
     from groundup.history.road import title
 
     console = Console(highlight=False)
+    rows = [COLUMNS, *(cells(r) for r in road.results)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
+    room = console.width - sum(widths) - 2 * len(widths)  # for the sample: the one column that gives way
+    shown = len(COLUMNS) if room >= LEAST_SAMPLE else len(COLUMNS) - 1
     table = Table(title=Line(title(road)), title_justify="left", box=None, pad_edge=False)
-    for column in ("year", "model", "parameters", "training FLOPs", "seconds", "bits/byte", "95 %", "it writes"):
-        right = column in ("parameters", "training FLOPs", "seconds", "bits/byte")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "model", overflow="ellipsis")
+    for i, column in enumerate(COLUMNS[:shown]):
+        table.add_column(column, justify="right" if 2 <= i <= 5 else "left", no_wrap=True, overflow="ellipsis" if i == 7 else "fold")
     best = min((r.bits_per_byte for r in road.results), default=0.0)
-    for r in road.results:
-        table.add_row(*(Line(cell, style="bold" if r.bits_per_byte == best else "") for cell in cells(r)))
+    for r, row in zip(road.results, rows[1:], strict=True):
+        table.add_row(
+            *(Line(cell[:room] if i == 7 else cell, style="bold" if r.bits_per_byte == best else "") for i, cell in enumerate(row[:shown]))
+        )
     console.print(table)
     for c in road.compressed:
-        after = f", {c.after_training:.3f} after {format_bytes(c.training_bytes)} of the training text" if c.training_bytes else ""
-        console.print(f"[dim]{c.name:>26}  {c.bits_per_byte:.3f} bits/byte alone{after}[/dim]")
+        after = f", {c.after_training:.3f} after {format_bytes(c.training_bytes)} of training text" if c.training_bytes else ""
+        console.print(f"[dim]{c.name:>10}  {c.bits_per_byte:.3f} bits/byte alone{after}[/dim]", soft_wrap=True)
     console.print(f"{format_seconds(seconds)} of {format_seconds(road.budget_s)}")
 
 
 def cells(r: Result) -> tuple[str, ...]:
     """A finished stop as a row of the table."""
-    interval = f"{r.interval[0]:.3f} to {r.interval[1]:.3f}" if r.interval else ""
+    interval = f"{r.interval[0]:.2f} to {r.interval[1]:.2f}" if r.interval else ""
     sample = " ".join(r.sample.split())[:SHOWN_SAMPLE]
     flops = format_flops(r.training_flops) if r.training_flops is not None else "counts"
     return (str(r.year), r.name, format_count(r.parameters), flops, f"{r.seconds:.1f}", f"{r.bits_per_byte:.3f}", interval, sample)

@@ -22,6 +22,7 @@ from groundup.history.compressors import Compressed, available, compress
 from groundup.history.stops import STOPS
 from groundup.history.study import Result, Stop, Text, read_text, run_stop
 from groundup.runfolder import environment
+from groundup.tokenizer import Tokenizer
 
 RECORD = "history.json"
 COMPRESSION_SHARE = 0.05
@@ -126,6 +127,8 @@ def travel(
     def remaining() -> float:
         return budget_s * (1 - AFTER_SHARE) - AFTER_S - before - (clock() - began)
 
+    if any(stop.key == "train" for stop in left):
+        Tokenizer.train([b"what is compiled once for a machine "], 260).encode_ordinary(b"is compiled now, and not in one stop's share")
     compression = COMPRESSION_SHARE * budget_s * (not road.compressed)
     share = (remaining() - compression) / max(1, len(left))
     if left and share < LEAST_SHARE_S:
