@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundup.errors import UsageError
+from groundup.errors import GroundupError, UsageError
 from groundup.history.arpa import read_arpa, write_arpa
 from groundup.history.counts import count
 from groundup.history.ngram import NgramModel
@@ -154,6 +154,8 @@ def test_what_no_file_can_say_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="cannot hold the symbol 'two words'"):
         write_arpa(model, tmp_path / "no.arpa")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(GroundupError, match="cannot be written"):
+        write_arpa(model_of(SENTENCES, 2), tmp_path / "no folder" / "a.arpa")
 
 
 def test_words_are_numbered_as_kenlm_does():
