@@ -67,6 +67,17 @@ def test_kenlm_reads_our_file_and_gives_every_word_the_same_probability(tmp_path
         np.testing.assert_allclose(scores(read_arpa(tmp_path / "ours.arpa"), sentence), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("sentences", [[""], ["a"], ["a b"]])
+def test_a_text_of_one_short_line_makes_a_file_too(tmp_path: Path, sentences: list[str]):
+    model = model_of(sentences, 5)
+    write_arpa(model, tmp_path / "tiny.arpa")
+    again = read_arpa(tmp_path / "tiny.arpa")
+    assert again.levels == model.levels
+    for sentence in ("a", "b a", ""):
+        np.testing.assert_allclose(scores(again, sentence), scores(model, sentence), atol=1e-6)
+    assert all("fallback" in note for note in model.notes)
+
+
 def test_what_is_written_is_read_again(tmp_path: Path):
     model = model_of(SENTENCES, 4)
     write_arpa(model, tmp_path / "a.arpa")
