@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from groundup.errors import UsageError
-from groundup.files import settle
+from groundup.files import disk_errors, settle
 from groundup.history.counts import index_type
 from groundup.history.ngram import NgramModel
 from groundup.history.symbols import BEGIN, END, UNKNOWN, Symbols, Words, split_words
@@ -37,7 +37,8 @@ def write_arpa(model: NgramModel, path: str | os.PathLike[str]) -> None:
     """Writes a model whose symbols have names without white space.
 
     The begin symbol's own probability is written as 1, as lmplz does. Numbers have 7 decimals, so a score of n numbers is within n / 2
-    10^-7 of the model's. Raises UsageError for one that normalizes each context apart (stupid backoff), which the format cannot say.
+    10^-7 of the model's. Raises UsageError for one that normalizes each context apart (stupid backoff), which the format cannot say;
+    GroundupError where the file cannot be written.
     """
     if len(model.scale):
         raise UsageError(f"{model.name}: an ARPA file cannot say what each context is normalized by; write a Kneser-Ney model")
@@ -47,15 +48,16 @@ def write_arpa(model: NgramModel, path: str | os.PathLike[str]) -> None:
     lengths = np.array([len(name) for name in names])
     blob, name_starts = np.frombuffer(b"".join(names), np.uint8), np.concatenate([[0], np.cumsum(lengths)])
     partial = Path(f"{os.fspath(path)}.partial")
-    with partial.open("wb") as file:
-        sizes = np.diff(model.levels[1:])
-        file.write(b"\\data\\\n" + b"".join(b"ngram %d=%d\n" % (k, n) for k, n in enumerate(sizes, 1)))
-        for k in range(1, model.order + 1):
-            file.write(b"\n\\%d-grams:\n" % k)
-            for begin in range(model.levels[k], model.levels[k + 1], LINES_AT_ONCE):
-                _write(model, k, begin, min(begin + LINES_AT_ONCE, model.levels[k + 1]), blob, name_starts, file)
-        file.write(b"\n\\end\\\n")
-    settle(partial, Path(path))
+    with disk_errors(Path(path)):
+        with partial.open("wb") as file:
+            sizes = np.diff(model.levels[1:])
+            file.write(b"\\data\\\n" + b"".join(b"ngram %d=%d\n" % (k, n) for k, n in enumerate(sizes, 1)))
+            for k in range(1, model.order + 1):
+                file.write(b"\n\\%d-grams:\n" % k)
+                for begin in range(model.levels[k], model.levels[k + 1], LINES_AT_ONCE):
+                    _write(model, k, begin, min(begin + LINES_AT_ONCE, model.levels[k + 1]), blob, name_starts, file)
+            file.write(b"\n\\end\\\n")
+        settle(partial, Path(path))
 
 
 def _write(model: NgramModel, k: int, begin: int, end: int, blob: np.ndarray, name_starts: np.ndarray, file: BinaryIO) -> None:

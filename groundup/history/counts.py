@@ -5,7 +5,7 @@ n), so counting N tokens takes O(n N) steps and no comparison. Text is counted i
 merged two of a size at a time, so the text is never held whole.
 
 Memory, in bytes, for chunks of C tokens (one document, if that is longer) and M different n-grams of all lengths: 16 M stay. While a chunk
-is counted, 30 C more; while two tries are merged, both, the result, and 50 for each n-gram of one length: never more than 80 M. Counts and
+is counted, 30 C more; while two tries are merged, both, the result, and 50 for each n-gram of one length: never more than 100 M. Counts and
 node numbers have 32 bits while fewer than 2^31 tokens are counted, and 64 beyond.
 """
 
@@ -177,7 +177,7 @@ def _count_chunk(text: UInt32[np.ndarray, " n"], opens: Bool[np.ndarray, " n"], 
 
 
 def _merge(a: _Trie, b: _Trie) -> _Trie:
-    """The trie of both texts. Frees the levels of its arguments as it goes."""
+    """The trie of both texts."""
     out: list[_Level] = []
     dtype = index_type(a.n_tokens + b.n_tokens + 1)
     pairs = np.zeros((1, 2), np.int64)

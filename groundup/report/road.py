@@ -52,7 +52,7 @@ def draw_road(road: Road) -> Plot:
             for c in road.compressed:
                 axes.axhline(c.after_training, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
         dots = [_by_year(left, road.results), _by_flops(right, road.results)]
-        left.set_title(f"Bits per byte of {road.text}, lower is better: every model had the same {format_seconds(road.budget_s)} to share")
+        left.set_title(f"Bits per byte of {road.text}, lower is better; all models shared {format_seconds(road.budget_s)} evenly")
         left.set_ylabel("bits per byte of held-out text")
         right.set_title("What it took to train")
         lines = [(c.after_training, f"{c.name} {c.after_training:.2f}", MUTED) for c in road.compressed]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundup.errors import UsageError
+from groundup.errors import GroundupError, UsageError
 from groundup.history.arpa import read_arpa, write_arpa
 from groundup.history.counts import count
 from groundup.history.ngram import NgramModel
@@ -65,6 +65,17 @@ def test_kenlm_reads_our_file_and_gives_every_word_the_same_probability(tmp_path
         wanted = [p for p, _, _ in theirs.full_scores(sentence)]
         np.testing.assert_allclose(scores(model, sentence), wanted, atol=1e-5)
         np.testing.assert_allclose(scores(read_arpa(tmp_path / "ours.arpa"), sentence), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("sentences", [[""], ["a"], ["a b"]])
+def test_a_text_of_one_short_line_makes_a_file_too(tmp_path: Path, sentences: list[str]):
+    model = model_of(sentences, 5)
+    write_arpa(model, tmp_path / "tiny.arpa")
+    again = read_arpa(tmp_path / "tiny.arpa")
+    assert again.levels == model.levels
+    for sentence in ("a", "b a", ""):
+        np.testing.assert_allclose(scores(again, sentence), scores(model, sentence), atol=1e-6)
+    assert all("fallback" in note for note in model.notes)
 
 
 def test_what_is_written_is_read_again(tmp_path: Path):
@@ -154,6 +165,8 @@ def test_what_no_file_can_say_is_refused(tmp_path: Path):
     with pytest.raises(UsageError, match="cannot hold the symbol 'two words'"):
         write_arpa(model, tmp_path / "no.arpa")
     assert not list(tmp_path.iterdir())
+    with pytest.raises(GroundupError, match="cannot be written"):
+        write_arpa(model_of(SENTENCES, 2), tmp_path / "no folder" / "a.arpa")
 
 
 def test_words_are_numbered_as_kenlm_does():

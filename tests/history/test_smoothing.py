@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.errors import GroundupError, UsageError
+from groundup.evaluate.compress import compress, decompress
 from groundup.evaluate.protocol import FromPredictor, LanguageModel, Predictor, Ranker
 from groundup.history.counts import count
 from groundup.history.ngram import NgramModel
@@ -113,7 +114,7 @@ def plain_kneser_ney(texts: list[list[int]], order: int):
 def test_kneser_ney_is_the_recursion_of_the_paper(texts, order, context, from_start):
     context = [BEGIN] * from_start + context
     model, p = kneser_ney(counted(texts, order), symbols=Few()), plain_kneser_ney(texts, order)
-    seen = tuple(context[len(context) - order + 1 :]) if order > 1 else ()
+    seen = tuple(context[max(0, len(context) - order + 1) :])
     np.testing.assert_allclose(after(model, context), [0 if w == BEGIN else p(w, seen) for w in range(V)], rtol=1e-5, atol=1e-8)
 
 
@@ -177,6 +178,17 @@ def test_a_model_of_bytes_speaks_all_protocols_and_writes():
     for other in others:
         np.testing.assert_array_equal(first, other)
     assert -first.sum() / np.log(2) / len(text) < 0.6
+
+
+def test_a_text_is_coded_in_what_the_score_promises_and_decoded_again():
+    text = b"A cat, a hat; a mat? " * 12
+    counts = count([np.frombuffer(b"the cat in the hat sat on the mat " * 9, np.uint8)], order=4, vocab_size=257, begin=256)
+    for model in (kneser_ney(counts), stupid_backoff(counts), additive(counts, delta=0.1)):
+        coded = compress(model, text)
+        bits = -model.log_probs([np.array(model.prefix)], [model.encode(text)])[0].sum() / np.log(2)
+        assert coded.promised_bits == pytest.approx(bits, rel=1e-9)
+        assert 8 * coded.n_code_bytes == pytest.approx(bits, rel=1e-3, abs=16)
+        assert decompress(model, coded.data) == text
 
 
 def test_what_cannot_be_is_said():
