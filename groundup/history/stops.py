@@ -32,6 +32,7 @@ from groundup.history.transformer import GPT2, Transformer2017
 from groundup.job import Job, start
 from groundup.optim import Optimizer, OptimizerConfig, build_optimizer
 from groundup.recorder import Listener
+from groundup.train.loop import Interrupted
 from groundup.workbench import open_trained
 
 N_LAYERS = 2
@@ -123,7 +124,10 @@ def build_run(text: Text, seconds: float, tell: Tell) -> Built:
         raise UsageError(f"groundup train wants {LEAST_RUN_S:g} s after reading the text, and {max(0.0, budget):.1f} s would be left")
     with tempfile.TemporaryDirectory() as folder:
         job = Job(text.sources, f"{budget:.2f}s", Path(folder) / "run", text.text_field)
-        run = start(job, _Told(tell))
+        try:
+            run = start(job, _Told(tell))
+        except Interrupted:  # it names a folder to resume, which is about to go
+            raise KeyboardInterrupt from None
         bench = open_trained(run, torch.device("cpu"))
         was, plan = run.manifest["measured"], run.manifest["plan"]
     model = DecoderModel(bench.model, bench.tokenizer, prior=bench.prior, name="groundup train", seq_len=plan["seq_len"])

@@ -136,7 +136,7 @@ def adamw(network: nn.Module, lr: float) -> Optimizer:
 def choose_size(recipe: Recipe, symbols: Int16[np.ndarray, " n"], seconds: float) -> tuple[int, int]:
     """Width and rows of a step: of the widest network that would see SYMBOLS_PER_WEIGHT bytes a weight in these seconds.
 
-    Each width takes a step that is timed, narrow ones first, until one would see too few or a tenth of the seconds is used. Weights are
+    Each width takes two steps that are timed, narrow ones first, until one would see too few or a tenth of the seconds is used. Weights are
     counted as half the forward FLOPs of a symbol. Rows follow from the symbols that the seconds hold: LEAST_STEPS of them.
     """
     began, size = time.perf_counter(), STEP_SYMBOLS[0] * 4
