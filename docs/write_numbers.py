@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from accounting_numbers import ACCOUNTING
+from counting_numbers import COUNTING
 from evaluation_numbers import EVALUATION
+from history_numbers import HISTORY
 from page import DOCS, load, table
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
@@ -199,7 +201,7 @@ def windows() -> str:
 
 def resamples() -> str:
     """Resamples of the bootstrap."""
-    from groundup.evaluate.bits import RESAMPLES
+    from groundup.evaluate.statistics import RESAMPLES
 
     return f"{RESAMPLES:,}"
 
@@ -297,6 +299,8 @@ def vocabulary_cost() -> str:
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
     **EVALUATION,
+    **HISTORY,
+    **COUNTING,
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,

@@ -16,8 +16,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from groundup.account.rules import Overrides
 from groundup.cli_account import CostOf
 from groundup.cli_doctor import Doctor
-from groundup.cli_inspect import Inspect
 from groundup.cli_eval import Compress, Decompress, Eval
+from groundup.cli_history import History
+from groundup.cli_inspect import Inspect
 from groundup.cli_plan import PlanOf
 from groundup.cli_tokenizer import TokenizerRoom
 from groundup.errors import GroundupError, UsageError
@@ -306,6 +307,7 @@ COMMANDS = {
     "cost": CostOf,
     "plan": PlanOf,
     "doctor": Doctor,
+    "history": History,
 }
 
 
