@@ -199,7 +199,7 @@ def windows() -> str:
 
 def resamples() -> str:
     """Resamples of the bootstrap."""
-    from groundup.evaluate.bits import RESAMPLES
+    from groundup.evaluate.statistics import RESAMPLES
 
     return f"{RESAMPLES:,}"
 
