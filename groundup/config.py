@@ -325,6 +325,8 @@ def check(config: ModelConfig) -> ModelConfig:
     """Returns the config unchanged, or raises UsageError naming the field that makes no sense."""
     if config.vocab_size < 2 or config.d_model < 1 or config.context_length < 1:
         raise UsageError("vocab_size must be at least 2, d_model and context_length at least 1")
+    if config.embedding_scale <= 0:
+        raise UsageError(f"embedding_scale must be above 0, not {config.embedding_scale}")
     for norm in (config.final_norm, config.embedding_norm):
         _check_norm(norm)
     for i, layer in enumerate(config.layers):

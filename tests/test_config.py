@@ -113,6 +113,7 @@ def test_a_part_that_is_no_kind_is_read_as_the_nearest_and_refused(values, what)
         (attention(head_dim=6, key_offset=True), "multiple of 4"),
         (attention(window=0), "window"),
         (attention(n_kv_heads=0), "at least 1"),
+        (dataclasses.replace(WHOLE, embedding_scale=0.0), "embedding_scale must be above 0"),
         (attention(softcap=0.0), "softcap must be above 0"),
         (attention(scale=-1.0), "scale must be above 0"),
         (attention(rotary=Rotary(dims=12)), "at most head_dim 8, not 12"),

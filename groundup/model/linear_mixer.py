@@ -76,11 +76,13 @@ def delta_rule(
     """The same in products of chunks, and with ``keep`` the state after them (Yang et al. 2024, section 3.2; 2025, section 3.3).
 
     Within a chunk the corrections u solve (I + A) u = b v - (b a k) S, where A_ij = b_i a_{j..i} k_i . k_j below the diagonal; then
-    o = (a q) S + (a_{j..i} q_i . k_j) u, and S becomes a S + (a k)^T u. Nothing is read or kept across the end of a document.
+    o = (a q) S + (a_{j..i} q_i . k_j) u, and S becomes a S + (a k)^T u. Nothing is read or kept across the end of a document; a ``state``
+    is of the first one.
     """
     q, k, v = (rearrange(x, "b t h d -> b h t d") for x in (q, k, v))
     log_decay, beta = (rearrange(x, "b t h -> b h t") for x in (log_decay, beta))
-    outputs, length, before = [], q.shape[2], None  # before: the document of the token before the chunk
+    outputs, length = [], q.shape[2]
+    before = None if documents is None else documents[:, :1]  # the document that the state is of
     for start in range(0, length, chunk):
         part = slice(start, min(start + chunk, length))
         here = None if documents is None else documents[:, part]

@@ -178,11 +178,25 @@ def test_what_no_family_can_say_is_named_and_nothing_is_written(config, field, t
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "factor must be a number, not None"),
         ({"rope_parameters": None, "rope_scaling": {"type": "longrope", "factor": 2}}, "rope_type 'longrope'"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"rope_parameters": "linear"}, "rope_parameters must be an object"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": "long"}}, "must be a whole number"),
     ],
 )
 def test_a_config_that_asks_for_more_is_refused_by_name(change, says):
     with pytest.raises(UsageError, match=says):
         from_family({**to_family(shape("qwen3")), **change})
+
+
+def test_rotary_parameters_as_they_were_published_before_transformers_5():
+    """A scaling beside the base, which of families with windows is that of the full layers."""
+    yarn = {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 8192, "attention_factor": 1.2}
+    olmo = published("olmo3", 100, 64, 80, 4, 4, 4, rope_theta=5e5, rope_scaling=yarn)
+    assert [layer.mixer.rotary.scaling is not None for layer in olmo.layers] == [False, False, False, True]
+    assert {layer.mixer.rotary.theta for layer in olmo.layers} == {5e5}
+    linear = {"rope_type": "linear", "factor": 8.0}
+    gemma = published("gemma3_text", 100, 64, 80, 6, 4, 4, rope_theta=1e6, rope_local_base_freq=1e4, rope_scaling=linear)
+    assert [layer.mixer.rotary for layer in gemma.layers] == [Rotary(1e4)] * 5 + [Rotary(1e6, LinearScaling(8.0))]
+    assert [layer.mixer.window for layer in gemma.layers] == [4096] * 5 + [None]
 
 
 def published(model_type: str, vocab_size: int, d: int, d_ff: int, n_layers: int, n_heads: int, n_kv_heads: int, **more) -> ModelConfig:

@@ -47,6 +47,13 @@ def test_a_text_in_pieces_is_the_whole_text():
     torch.testing.assert_close(state, last, atol=1e-5, rtol=1e-5)
 
 
+def test_a_state_is_of_the_first_document():
+    parts, documents, state = inputs(20), owners([8, 12]), torch.randn(2, 3, 5, 4, generator=torch.Generator().manual_seed(1))
+    o, _ = delta_rule(*parts, documents, state, chunk=6)
+    torch.testing.assert_close(o, delta_rule_recurrent(*parts, documents, state)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(o[:, 8:], delta_rule(*(x[:, 8:] for x in parts))[0], atol=1e-5, rtol=1e-5)
+
+
 def test_gradients_of_the_chunks_are_true():
     parts = [x.requires_grad_() for x in inputs(9, dtype=torch.float64)]
     assert torch.autograd.gradcheck(lambda *given: delta_rule(*given, owners([4, 5]), chunk=3)[0], parts, fast_mode=True)

@@ -42,8 +42,7 @@ def from_family(values: Mapping[str, Any], where: str = "config.json") -> ModelC
 def family_of(config: ModelConfig) -> tuple[Family | None, str]:
     """The first family whose ``config.json`` can say all of a configuration; or None with the first field that stands in the way.
 
-    Where no family can, the field is what the nearest one cannot say: that of two whose difference comes last in the tree is not known, so
-    Qwen3 stands for models that norm their queries and keys, and Llama for the others.
+    Where none can, the field is what Qwen3 cannot say of a model that norms its queries and keys, and Llama of any other.
     """
     for family in FAMILIES.values():
         if family.difference(config) is None:

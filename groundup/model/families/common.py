@@ -56,20 +56,26 @@ def llama_tensors(config: ModelConfig) -> Iterable[TensorMap]:
 
 
 def read_rotary(values: Values, default_theta: float = 10_000.0, *, kind: str | None = None) -> Rotary:
-    """The rotary parameters, of all layers or of those of one kind. transformers 5 keeps them in rope_parameters, 4 kept the base beside
-    a rope_scaling. UsageError for a scaling that is not here."""
-    rope = {**values.get("rope_scaling", {}), **values.get("rope_parameters", {})}
-    nested = {name: rope.pop(name) for name in (SLIDING, FULL) if name in rope}
-    if nested:
-        rope = nested.get(kind or FULL) or {}
-    elif kind == SLIDING:  # a scaling that names no kind of layer is that of the full ones
-        rope = {name: value for name, value in rope.items() if name == "rope_theta"}
-    rope = Values(rope, f"{values.where}: rope_parameters")
+    """The rotary parameters, of all layers or of those of one kind; UsageError for a scaling that is not here.
+
+    transformers 5 keeps them in rope_parameters, where some families have them by kind of layer; 4 kept the base beside a rope_scaling,
+    which was of the full layers.
+    """
+    scaling, parameters = values.table("rope_scaling"), values.table("rope_parameters")
+    if SLIDING in parameters or FULL in parameters:
+        parameters = Values(parameters, f"{values.where}: rope_parameters").table(kind or FULL)
+    elif kind == SLIDING:
+        parameters = {name: value for name, value in parameters.items() if name == "rope_theta"}
+    scaling = scaling if kind != SLIDING else {}
+    said = scaling or parameters
+    rope = Values({**parameters, **scaling}, f"{values.where}: rope_parameters")
     theta = rope.number("rope_theta", values.number("rope_theta", default_theta))
     if rope.number("partial_rotary_factor", values.number("partial_rotary_factor", 1.0)) != 1:
         raise UsageError(f"{values.where}: partial_rotary_factor is not supported for this family, only 1 is")
-    found = rope.get("rope_type", rope.get("type", "default"))
-    original = rope.get("original_max_position_embeddings", values.get("max_position_embeddings"))
+    found = said.get("rope_type") or said.get("type") or "default"
+    if found in ("llama3", "yarn"):
+        context = values.get("original_max_position_embeddings", values.get("max_position_embeddings"))
+        original = rope.whole("original_max_position_embeddings", context)
     match found:
         case "default":
             return Rotary(theta)
@@ -79,7 +85,7 @@ def read_rotary(values: Values, default_theta: float = 10_000.0, *, kind: str | 
             factors = (rope.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
             return Rotary(theta, Llama3Scaling(*factors, original))
         case "yarn":
-            factor = rope.number("factor", values.get("max_position_embeddings", 0) / original)
+            factor = rope.number("factor", values.whole("max_position_embeddings", original) / original)
             settings = {key: rope.number(key, 0) for key in ("mscale", "mscale_all_dim")}
             if rope.get("attention_factor") is not None:
                 settings["attention_factor"] = rope.number("attention_factor")
@@ -128,8 +134,14 @@ def read_windows(values: Values, default: Sequence[bool], default_window: int | 
         slides = [kind == SLIDING for kind in kinds]
     if len(slides) != values.whole("num_hidden_layers"):
         raise UsageError(f"{values.where}: layer_types has {len(slides)} entries for {values.whole('num_hidden_layers')} layers")
-    window = values.whole("sliding_window", default_window) if any(slides) and values.get("sliding_window", default_window) else None
+    window = read_window(values, default_window) if any(slides) else None
     return [window if one else None for one in slides]
+
+
+def read_window(values: Values, default: int | None) -> int | None:
+    """sliding_window, where null means none and absent the default."""
+    found = values.values.get("sliding_window", default)
+    return None if found is None else values.whole("sliding_window", default)
 
 
 def window_values(config: ModelConfig) -> dict[str, Any]:
@@ -222,9 +234,7 @@ def experts(config: ModelConfig) -> Experts:
     return found
 
 
-def expert_tensors(
-    config: ModelConfig, names: dict[str, str], of_expert: dict[str, str], where: str = "mlp.experts"
-) -> Iterator[TensorMap]:
+def expert_tensors(config: ModelConfig, names: dict[str, str], of_expert: dict[str, str]) -> Iterator[TensorMap]:
     """Every parameter, where their file has a matrix for each expert and ours one tensor for all: ``of_expert`` names those of one."""
 
     def stacked(name: str) -> bool:
@@ -237,7 +247,7 @@ def expert_tensors(
     for i, layer in enumerate(config.layers):
         if isinstance(layer.mlp, Experts):
             for ours, theirs in of_expert.items():
-                each = tuple(translated(f"layers.{i}.{where}", names) + f".{j}.{theirs}.weight" for j in range(layer.mlp.n_experts))
+                each = tuple(translated(f"layers.{i}.mlp.experts", names) + f".{j}.{theirs}.weight" for j in range(layer.mlp.n_experts))
                 yield TensorMap((f"layers.{i}.mlp.{ours}.weight",), each, _stack, _unstack)
 
 

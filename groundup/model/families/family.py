@@ -126,9 +126,16 @@ class Values:
             raise UsageError(f"{self.where}: {key} {value!r} is not supported, only {' and '.join(map(repr, known))}")
         return known[value]
 
-    def must(self, key: str, supported: Any, default: Any = None) -> None:
-        """UsageError unless the key has the one value that the decoder does; absent and null are the default, or that value."""
-        value = self.get(key, supported if default is None else default)
+    def table(self, key: str) -> dict[str, Any]:
+        """An object; empty where the key is absent or null."""
+        value = self.get(key, {})
+        if not isinstance(value, dict):
+            raise UsageError(f"{self.where}: {key} must be an object, not {value!r}")
+        return value
+
+    def must(self, key: str, supported: Any) -> None:
+        """UsageError unless the key has the one value that the decoder does, or is absent or null."""
+        value = self.get(key, supported)
         if value != supported:
             raise UsageError(f"{self.where}: {key} {value!r} is not supported, only {supported!r} is")
 

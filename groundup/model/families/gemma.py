@@ -58,7 +58,8 @@ def _gemma3(values: Values) -> ModelConfig:
     pattern = values.whole("sliding_window_pattern", values.get("_sliding_window_pattern", 6))
     windows = common.read_windows(values, [(i + 1) % pattern != 0 for i in range(values.whole("num_hidden_layers"))])
     full = common.read_rotary(values, 1_000_000.0, kind=common.FULL)
-    beside = {"rope_theta": values.get("rope_local_base_freq", 10_000.0), "rope_parameters": values.get("rope_parameters", {})}
+    nested = {kind: value for kind, value in values.table("rope_parameters").items() if kind in (common.SLIDING, common.FULL)}
+    beside = {"rope_theta": values.get("rope_local_base_freq", 10_000.0), "rope_parameters": nested}
     sliding = common.read_rotary(Values(beside, values.where), 10_000.0, kind=common.SLIDING)
     mixers = [replace(mixer, window=window, rotary=full if window is None else sliding) for window in windows]
     return _config(values, mixers, softcap=None, context=131_072)

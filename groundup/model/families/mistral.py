@@ -10,12 +10,6 @@ from groundup.model.families import common
 from groundup.model.families.family import Family, TensorMap, Values
 
 
-def _window(values: Values, default: int | None) -> int | None:
-    """Null means none, absent the default."""
-    found = values.values.get("sliding_window", default)
-    return None if found is None else values.whole("sliding_window", default)
-
-
 def _config(values: Values, mlp: Dense | Experts, window: int | None, theta: float, norm: Norm) -> ModelConfig:
     values.must("hidden_act", "silu")
     mixer = Attention(**common.read_heads(values, n_kv_heads=8), rotary=common.read_rotary(values, theta), window=window)
@@ -24,7 +18,7 @@ def _config(values: Values, mlp: Dense | Experts, window: int | None, theta: flo
 
 def _mistral(values: Values) -> ModelConfig:
     mlp, norm = Dense(values.whole("intermediate_size", 14_336)), Norm(eps=values.number("rms_norm_eps", 1e-6))
-    return _config(values, mlp, _window(values, 4096), 10_000.0, norm)
+    return _config(values, mlp, common.read_window(values, 4096), 10_000.0, norm)
 
 
 def _values(config: ModelConfig) -> dict[str, Any]:
@@ -39,7 +33,7 @@ def _mixtral(values: Values) -> ModelConfig:
         d_ff=values.whole("intermediate_size", 14_336),
         router=Router(renormalize=True),
     )
-    return _config(values, mlp, _window(values, None), 1_000_000.0, Norm(eps=values.number("rms_norm_eps", 1e-5)))
+    return _config(values, mlp, common.read_window(values, None), 1_000_000.0, Norm(eps=values.number("rms_norm_eps", 1e-5)))
 
 
 def _mixtral_values(config: ModelConfig) -> dict[str, Any]:

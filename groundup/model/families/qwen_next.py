@@ -27,7 +27,7 @@ def _mixers(values: Values) -> tuple[Attention, LinearMixer]:
     values.must("hidden_act", "silu")
     eps = values.number("rms_norm_eps", 1e-6)
     heads = common.read_heads(values, n_kv_heads=2, head_dim=256)
-    rope = values.get("rope_parameters", {})
+    rope = values.table("rope_parameters")
     part = Values(rope, values.where).number("partial_rotary_factor", values.number("partial_rotary_factor", PARTIAL))
     whole = {**values.values, "rope_parameters": {**rope, "partial_rotary_factor": 1.0}, "partial_rotary_factor": 1.0}
     rotary = replace(common.read_rotary(Values(whole, values.where)), dims=int(heads["head_dim"] * part))
