@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from accounting_numbers import ACCOUNTING
 from counting_numbers import COUNTING
+from evaluation_numbers import EVALUATION
 from page import DOCS, load, table
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
@@ -271,6 +272,7 @@ def vocabulary_cost() -> str:
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
     **COUNTING,
+    **EVALUATION,
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,
