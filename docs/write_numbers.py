@@ -21,7 +21,10 @@ import numpy as np
 from accounting_numbers import ACCOUNTING
 from counting_numbers import COUNTING
 from evaluation_numbers import EVALUATION
+<<<<<<< HEAD
 from history_numbers import HISTORY
+=======
+>>>>>>> ngram
 from page import DOCS, load, table
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
@@ -298,9 +301,14 @@ def vocabulary_cost() -> str:
 
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
+<<<<<<< HEAD
     **EVALUATION,
     **HISTORY,
     **COUNTING,
+=======
+    **COUNTING,
+    **EVALUATION,
+>>>>>>> ngram
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,
