@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from accounting_numbers import ACCOUNTING
 from counting_numbers import COUNTING
+from evaluation_numbers import EVALUATION
 from history_numbers import HISTORY
 from page import DOCS, load, table
 
@@ -273,6 +274,7 @@ NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
     **HISTORY,
     **COUNTING,
+    **EVALUATION,
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,

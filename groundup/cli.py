@@ -16,6 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from groundup.account.rules import Overrides
 from groundup.cli_account import CostOf
 from groundup.cli_doctor import Doctor
+from groundup.cli_eval import Compress, Decompress, Eval
 from groundup.cli_history import History
 from groundup.cli_plan import PlanOf
 from groundup.cli_tokenizer import TokenizerRoom
@@ -172,36 +173,6 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Eval:
-    """Bits per byte of a text that the run has not seen."""
-
-    run_folder: Positional[Path]
-    """A finished run."""
-    data: tuple[str, ...]
-    """What to score: sources as in train."""
-    text_field: str = "text"
-    """Field of the text in JSONL and Parquet files."""
-    json: bool = False
-    """Print one machine-readable last line."""
-    debug: bool = False
-    """Show tracebacks."""
-
-    def run(self) -> None:
-        """Scores every byte of every document."""
-        from groundup.screen import show_score
-        from groundup.workbench import score_text
-
-        name, score = score_text(_open(self.run_folder), self.data, self.text_field)
-        show_score(name, score)
-        if self.json:
-            print(
-                json.dumps(
-                    {"bits_per_byte": score.bits_per_byte, "bytes": score.n_bytes, "tokens": score.n_tokens, "interval": score.interval}
-                )
-            )
-
-
-@dataclass(frozen=True)
 class Export:
     """Writes a folder that transformers and tokenizers open, with the same ids and logits."""
 
@@ -269,15 +240,11 @@ class Report:
 
 def _open(path: Path):
     from groundup.kernels.memory import keep_freed_memory
-    from groundup.runfolder import RunFolder
     from groundup.train.calibrate import pick_device
-    from groundup.workbench import open_trained
+    from groundup.workbench import open_model
 
-    run = RunFolder.open(path)
-    if not run.resumable:
-        raise UsageError(f"{path} was stopped before training began: start again with `groundup train`")
     keep_freed_memory()
-    return open_trained(run, pick_device())
+    return open_model(str(path), pick_device())
 
 
 def _free_name() -> Path:
@@ -293,6 +260,8 @@ COMMANDS = {
     "generate": Generate,
     "chat": Chat,
     "eval": Eval,
+    "compress": Compress,
+    "decompress": Decompress,
     "export": Export,
     "runs": Runs,
     "report": Report,

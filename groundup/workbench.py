@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from groundup.config import ModelConfig, from_dict
-from groundup.data import SPLITS, TokenStore, open_corpus, write_shards
+from groundup.data import SPLITS, TokenStore
 from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import Score, evaluate
 from groundup.model.decoder import Decoder
@@ -109,6 +108,14 @@ def open_trained(run: RunFolder, device: torch.device) -> Workbench:
     return bench
 
 
+def open_model(name: str, device: torch.device) -> Workbench:
+    """A run's folder, ready to score or write; UsageError for what is none."""
+    run = RunFolder.open(Path(name))
+    if not run.resumable:
+        raise UsageError(f"{name} was stopped before training began: start again with `groundup train`")
+    return open_trained(run, device)
+
+
 def _bench(run: RunFolder, device: torch.device, prior: NgramPrior | None) -> Workbench:
     plan = run.manifest["plan"]
     config = from_dict(ModelConfig, plan["model"])
@@ -132,17 +139,3 @@ def encoded(tokenizer: Tokenizer, documents: Iterator) -> Iterator:
             for d, ids in zip(group, tokenizer.encode_ordinary_batch([d.text for d in group]), strict=True):
                 yield d, np.concatenate((end, ids))
             group = []
-
-
-def score_text(bench: Workbench, data: Sequence[str], text_field: str) -> tuple[str, Score]:
-    """Bits per byte of any text under a trained run, every document and byte of it."""
-    if not data:
-        raise UsageError("--data: name the text to score")
-    corpus = open_corpus(data, text_field=text_field, keep_all=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokens"
-        write_shards(
-            encoded(bench.tokenizer, corpus.documents()), path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash
-        )
-        scored = dataclasses.replace(bench, tables={}, stores={"text": TokenStore.open(path)})
-        return corpus.name, scored.evaluate("text")

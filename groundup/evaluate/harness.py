@@ -19,7 +19,7 @@ from groundup.evaluate.protocol import LanguageModel, likeliest
 from groundup.evaluate.statistics import Mean, mean_of, paired
 from groundup.evaluate.tasks import Choice, Item, LastWords, Task, Writing
 
-ITEMS_AT_ONCE = 512
+ITEMS_AT_ONCE = 128
 WRITINGS_AT_ONCE = 32
 
 Progress = Callable[[str, int, int], None]
@@ -120,7 +120,7 @@ def _ask(model: LanguageModel, items: Sequence[Item], seed: int) -> list[Answer]
     parts: list[tuple[int, Callable[[list[np.ndarray]], Answer]]] = []
     requests: list[tuple[str, str]] = []
     for item in items:
-        own = _requests(item)
+        own = pairs_of(item)
         parts.append((len(own), _judge(model, item)))
         requests += own
     pairs = [split(model, context, words) for context, words in requests]
@@ -151,12 +151,12 @@ def split(model: LanguageModel, context: str, words: str) -> tuple[np.ndarray, n
     return tokens[:n], tokens[n:]
 
 
-def _requests(item: Item) -> list[tuple[str, str]]:
+def pairs_of(item: Item) -> list[tuple[str, str]]:
     """The (context, words) pairs whose log-probabilities an item needs."""
     if isinstance(item, Choice):
         pairs = list(zip(item.contexts, item.continuations, strict=True))
         return pairs + ([(item.unconditional, words) for words in item.continuations] if item.unconditional else [])
-    return [(item.context, item.words)] if isinstance(item, LastWords) else [(item.prompt, item.reference)]
+    return [(item.asked, item.right)]
 
 
 def _judge(model: LanguageModel, item: Item) -> Callable[[list[np.ndarray]], Answer]:
@@ -177,8 +177,7 @@ def _judge(model: LanguageModel, item: Item) -> Callable[[list[np.ndarray]], Ans
         return _answer(right, nats[item.gold], item.continuations[item.gold], item.contexts[chosen][-80:] + item.continuations[chosen])
 
     def words(log_p: list[np.ndarray]) -> Answer:
-        text = item.words if isinstance(item, LastWords) else item.reference
-        return _answer({"exact": 0.0}, log_p[0].sum(), text, "")
+        return _answer({"exact": 0.0}, log_p[0].sum(), item.right, "")
 
     return choice if isinstance(item, Choice) else words
 

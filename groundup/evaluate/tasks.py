@@ -33,6 +33,16 @@ class Choice:
     unconditional: str = ""
     """What stands before a continuation where it is weighed without its context, such as "Answer:"."""
 
+    @property
+    def asked(self) -> str:
+        """What a person would read first."""
+        return self.contexts[self.gold]
+
+    @property
+    def right(self) -> str:
+        """The right answer."""
+        return self.continuations[self.gold]
+
 
 @dataclass(frozen=True)
 class LastWords:
@@ -40,6 +50,16 @@ class LastWords:
 
     context: str
     words: str
+
+    @property
+    def asked(self) -> str:
+        """What a person would read first."""
+        return self.context
+
+    @property
+    def right(self) -> str:
+        """The right answer."""
+        return self.words
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,16 @@ class Writing:
     reference: str
     stop: tuple[str, ...] = ()
     max_tokens: int = 256
+
+    @property
+    def asked(self) -> str:
+        """What a person would read first."""
+        return self.prompt
+
+    @property
+    def right(self) -> str:
+        """The right answer."""
+        return self.reference
 
 
 Item = Choice | LastWords | Writing
@@ -68,6 +98,13 @@ class Task:
     """Which of the accuracies of a choice is the task's own."""
     groups: tuple[str, ...] = field(default=(), repr=False)
     """A name for each item, such as its paradigm; () for none."""
+
+
+def spread(task: Task, n: int) -> Task:
+    """The task with at most n of its items, evenly spread, so that groups keep their shares."""
+    kept = [i * len(task.items) // n for i in range(n)] if n < len(task.items) else range(len(task.items))
+    groups = tuple(task.groups[i] for i in kept) if task.groups else ()
+    return Task(task.name, tuple(task.items[i] for i in kept), task.baseline, task.normalization, groups)
 
 
 def cloze(query: str, choices: Sequence[str], gold: int, *, delimiter: str = " ", shots: str = "", unconditional: str = "") -> Choice:

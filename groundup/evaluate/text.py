@@ -126,7 +126,7 @@ def score_documents(
     sizes: list[Sizes] = []
     bits: list[float] = []
     n_tokens: list[int] = []
-    for group in _groups(documents):
+    for group in groups(documents):
         tokens = [_encoded(model, document) for document in group]
         nats = _nats(model, tokens, seq_len, stride)
         for document, ids, total in zip(group, tokens, nats, strict=True):
@@ -179,7 +179,8 @@ def _encoded(model: LanguageModel, document: Document) -> Int64[np.ndarray, " n"
     return tokens
 
 
-def _groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def groups(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Documents, as many at a time as are encoded together."""
     group: list[Document] = []
     for document in documents:
         group.append(document)

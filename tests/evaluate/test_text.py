@@ -9,6 +9,7 @@ from protocol_models import TEXT, WINDOW, Bigram
 from groundup.data import Document, TokenStore, write_shards
 from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import evaluate
+from groundup.evaluate.decoder_model import score_parts
 from groundup.evaluate.protocol import LanguageModel, Predictor, Ranker, likeliest
 from groundup.evaluate.text import score_documents, windows
 
@@ -50,6 +51,10 @@ def test_the_protocol_agrees_with_the_decoders_own_path(decoder_model, tmp_path,
     score = score_documents(model, DOCUMENTS)
     np.testing.assert_allclose(score.bits, own.document_bits, rtol=1e-6)
     assert score.n_tokens.sum() == own.n_tokens and score.n_bytes == own.n_bytes
+    by_store, parts = score_parts(model, DOCUMENTS)
+    np.testing.assert_allclose(by_store.bits, own.document_bits)
+    assert (by_store.documents, by_store.bits_per_byte) == (score.documents, parts["model"])
+    assert list(by_store.n_tokens) == list(score.n_tokens) and len(parts) == (3 if prior else 1)
 
 
 @pytest.mark.parametrize("prior", [False, True])
@@ -61,6 +66,8 @@ def test_a_cursor_says_what_log_probs_say(decoder_model, prior):
     by_cursor = super(type(model), model).log_probs(contexts, targets)
     for a, b in zip(by_windows, by_cursor, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3 if prior else 1e-5)  # the table of the counts is of half precision
+    for a, b in zip(model.ranks(contexts, targets), super(type(model), model).ranks(contexts, targets), strict=True):
+        np.testing.assert_array_equal(a, b)
     written = model.encode(model.sample(["the cat"], max_tokens=3, temperature=0)[0].decode("utf-8", "replace"))
     assert len(written) == 0 or likeliest(model, [contexts[1]], [written[:1]])[0]
 
