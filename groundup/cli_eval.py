@@ -232,7 +232,7 @@ def open_language_model(spec: str, *, chat: bool = False, prefix: str = "", seq_
 
     keep_freed_memory()
     bench = open_model(spec, pick_device())
-    return DecoderModel(bench.model, bench.tokenizer, prior=bench.prior, name=Path(spec).name, seq_len=seq_len or bench.plan["seq_len"])
+    return DecoderModel(bench.model, bench.tokenizer, prior=bench.prior, name=spec, seq_len=seq_len or bench.plan["seq_len"])
 
 
 def _score(model: LanguageModel, documents: Iterable[Document], settings: dict[str, Any]) -> tuple[TextScore, dict[str, float]]:

@@ -260,7 +260,7 @@ def human_eval(folder: Path) -> Task:
     for r in _read(find_file(folder, "HumanEval")):
         prompt, test, entry = (r.get(name, str) for name in ("prompt", "test", "entry_point"))
         stop = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(")
-        check = _program_check(prompt + "{}\n" + f"{test}\ncheck({entry})\n")
+        check = _program_check(prompt, f"\n{test}\ncheck({entry})\n")
         items.append(Writing(prompt, check, r.get("canonical_solution", str), stop, 384))
     return Task("human_eval", tuple(items))
 
@@ -282,13 +282,12 @@ def mbpp(folder: Path, *, n_shots: int = 3) -> Task:
         if 11 <= i <= 510:
             tests = "\n".join([r.get("test_setup_code", str), *r.texts("test_list")])
             reference = r.get("code", str).replace("\r\n", "\n") + "\n[DONE]"
-            items.append(Writing(shots + question(r), _program_check("{}\n" + tests), reference, ("[DONE]",), 384))
+            items.append(Writing(shots + question(r), _program_check("", "\n" + tests), reference, ("[DONE]",), 384))
     return Task("mbpp", tuple(items))
 
 
-def _program_check(template: str) -> Callable[[str], bool]:
-    """Whether the template with the text in it runs to its end in the sandbox."""
-    before, _, after = template.partition("{}")
+def _program_check(before: str, after: str) -> Callable[[str], bool]:
+    """Whether a text between these two runs to its end in the sandbox."""
     return lambda text: run_python(before + text + after).ok
 
 
