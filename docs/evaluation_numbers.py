@@ -11,13 +11,11 @@ def coding_table() -> str:
     """Scores, and what coding took."""
     found = load("coding")
     rows = [
-        (name, f"{row['bits_per_byte']:.4f}", f"{row['code_bytes']:,}", f"{row['over_promised']:+.4%}", f"{row['over_scored']:+.4%}")
+        (name, f"{row['bits_per_byte']:.4f}", f"{row['code_bytes']:,}", f"{row['overhead']:+.4%}", row["header_bytes"])
         for name, row in found["models"].items()
     ]
-    size = next(iter(found["models"].values()))["bytes"]
-    return table(
-        (f"{size:,} bytes of {found['text']}", "bits per byte", "bytes of code", "over what the coder met", "over the score"), rows
-    )
+    rows += [(name, f"{rate:.4f}", f"{round(rate * found['n_bytes'] / 8):,}", "", "") for name, rate in found["peers"].items()]
+    return table((f"{found['n_bytes']:,} bytes of prose", "bits per byte", "bytes of code", "over the score", "header"), rows)
 
 
 def blimp_summary() -> str:

@@ -21,10 +21,7 @@ import numpy as np
 from accounting_numbers import ACCOUNTING
 from counting_numbers import COUNTING
 from evaluation_numbers import EVALUATION
-<<<<<<< HEAD
 from history_numbers import HISTORY
-=======
->>>>>>> ngram
 from page import DOCS, load, table
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
@@ -259,32 +256,6 @@ def tokenizer_speeds() -> str:
     return table(("text", "tokenizer", "warm, MB/s", "first pass", "warm", "decoding"), rows)
 
 
-def open_weights() -> str:
-    """Loading others' weights beside transformers, from the result file."""
-    rows = []
-    for kind, found in load("open_weights")["loading"].items():
-        us, them = found["groundup"], found["transformers"]
-        for name, row in found.items():
-            speed, memory = them["load_s"] / us["load_s"], us["peak_bytes"] / them["peak_bytes"]
-            ratios = (f"{speed:.0f} times as fast", f"{memory:.2f}") if name == "groundup" else ("", "")
-            cells = (f"{row['load_s']:.1f} s", f"{row['first_logits_s']:.1f} s", f"{row['peak_bytes'] / 1e6:,.0f} MB")
-            rows.append((kind, name, *ratios, *cells))
-    return table(("files", "", "ratio of loading", "of memory", "loading", "to the first logits", "peak memory"), rows)
-
-
-def open_weights_memory() -> str:
-    """Memory above imports, ours as a share of theirs, by kind of files."""
-    found = load("open_weights")["loading"].items()
-    shares = {kind: row["groundup"]["above_imports_bytes"] / row["transformers"]["above_imports_bytes"] for kind, row in found}
-    return " and ".join(f"{share:.2f} ({kind})" for kind, share in shares.items())
-
-
-def agreement(key: str) -> str:
-    """A figure of the agreement with transformers on a page."""
-    found = load("open_weights")["agreement"]["transformers"]
-    return f"{found[key]:.0e}" if isinstance(found[key], float) else str(min(found[key]))
-
-
 def vocabulary_cost() -> str:
     """What one pass over a megabyte costs with vocabularies of several sizes."""
     rows = []
@@ -301,14 +272,9 @@ def vocabulary_cost() -> str:
 
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
-<<<<<<< HEAD
-    **EVALUATION,
     **HISTORY,
     **COUNTING,
-=======
-    **COUNTING,
     **EVALUATION,
->>>>>>> ngram
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,
@@ -321,11 +287,6 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "machine": machine,
     "measured": measured,
     "min-bytes": lambda: f"{splits.MIN_BYTES:,}",
-    "open-weights": open_weights,
-    "open-weights-greedy": lambda: agreement("equal_greedy_tokens"),
-    "open-weights-memory": open_weights_memory,
-    "open-weights-nats": lambda: agreement("largest_difference_nats"),
-    "open-weights-tokens": lambda: f"{load('open_weights')['tokens']:,}",
     "plans": plans,
     "pretokens": pretokens,
     "printed-plan": printed_plan,

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from benchmarks import bengio, coding
+from benchmarks import bengio, road_coding
 from groundup.history.road import choose
 from groundup.history.study import Text
 
@@ -39,5 +39,5 @@ def test_codes_are_as_long_as_promised():
     text = Text("t", tuple(prose(40, i).encode() for i in range(3)), (prose(5, 7).encode(),), (prose(60, 9).encode(),))
     for stop in choose(("trigram", "backoff")):
         built = stop.build(text, 1.0, lambda progress, words: None)
-        found = coding.check(built, text.test[0][:2000])
+        found = road_coding.check(built, text.test[0][:2000])
         assert found["bytes"] == 2000 and abs(found["over_promised"]) < 0.01 and abs(found["over_scored"]) < 0.01
