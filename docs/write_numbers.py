@@ -23,6 +23,7 @@ from counting_numbers import COUNTING
 from evaluation_numbers import EVALUATION
 from history_numbers import HISTORY
 from page import DOCS, load, table
+from weights_numbers import WEIGHTS
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
 from groundup.account.law import SMALL_SCALE
@@ -273,6 +274,7 @@ def vocabulary_cost() -> str:
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
     **HISTORY,
+    **WEIGHTS,
     **COUNTING,
     **EVALUATION,
     "batch-rows": training_rows,
