@@ -46,7 +46,7 @@ class Inspect:
         needs: list[Line] = []
         if found.config is not None:
             counted = cost(found.config, seq_len=min(TRAINED_TOKENS, found.config.context_length))
-            needs = _needs(found.config)
+            needs = _needs(found, found.config)
             show_rows(tree_rows(counted), title=f"\n{counted.parameters:,} parameters; FLOPs of training on {counted.seq_len:,} tokens")
             show_pairs(
                 [(line.label, line.show(line.value)) for line in needs],
@@ -144,12 +144,12 @@ def _tokenizer(tokenizer: Any) -> str:
     return f"{tokenizer.vocab_size:,} tokens, {how}{pattern}, {len(tokenizer.special_tokens)} special"
 
 
-def _needs(config: ModelConfig) -> list[Line]:
+def _needs(found: _Findings, config: ModelConfig) -> list[Line]:
     """What it takes to run the model and to train it on this machine's processor, in fp32."""
     seq_len = min(TRAINED_TOKENS, config.context_length)
     parameters = cost(config, seq_len=seq_len).parameters
-    training = training_memory(config, batch_size=1, seq_len=seq_len, run=CPU, matrices="adamw").peak_bytes
-    return [
+    training = found.ask(lambda: training_memory(config, batch_size=1, seq_len=seq_len, run=CPU, matrices="adamw").peak_bytes)
+    lines = [
         Line("parameters", "parameters", parameters, format_count),
         Line("weights_bytes", "weights", 4 * parameters, _fits),
         Line("weights_16_bit_bytes", "weights in 16 bits", 2 * parameters, _fits),
@@ -157,8 +157,10 @@ def _needs(config: ModelConfig) -> list[Line]:
         Line(
             "decode_flops", "FLOPs of a token at half the context", decode_flops(config, max(1, config.context_length // 2)), format_flops
         ),
-        Line("training_bytes", f"a training step of {seq_len:,} tokens with AdamW", training, _fits),
     ]
+    if training is not None:
+        lines.append(Line("training_bytes", f"a training step of {seq_len:,} tokens with AdamW", training, _fits))
+    return lines
 
 
 def _fits(n_bytes: float) -> str:
