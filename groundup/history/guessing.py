@@ -29,6 +29,8 @@ class Letters:
     """V."""
     begin: int = len(LETTERS)
     """The begin symbol."""
+    names: tuple[str, ...] = (*LETTERS[:-1], "_", "<s>")
+    """A name of each."""
 
     def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
         """Letters without case and accents; all else is a space."""

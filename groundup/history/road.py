@@ -27,8 +27,8 @@ from groundup.tokenizer import Tokenizer
 RECORD = "history.json"
 COMPRESSION_SHARE = 0.05
 """Of the budget, for all compressors together."""
-AFTER_SHARE, AFTER_S = 0.01, 2.0
-"""Of the budget, and seconds besides, for table, picture and page."""
+AFTER_SHARE, AFTER_S = 0.01, 3.5
+"""Of the budget, and seconds besides, for table, picture and page, and for starting Python before the clock does."""
 LEAST_SHARE_S = 1.0
 """A stop's share below which its numbers would mean nothing."""
 
@@ -147,7 +147,7 @@ def travel(
         share = remaining() / (len(left) - i)
         listener.begin(stop, share)
         try:
-            if share < LEAST_SHARE_S:
+            if share < LEAST_SHARE_S / 2:
                 raise UsageError(
                     f"{max(0.0, share):.1f} s were left for it, because others took longer than their share: give a larger --budget"
                 )

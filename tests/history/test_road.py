@@ -44,7 +44,7 @@ def test_a_road_end_to_end(corpus, tmp_path, monkeypatch):
 
     keys = ("unigram", "elman", "bengio-mix", "train")
     still = {"clock": lambda: 0.0}  # shares do not shrink, however slow the machine is
-    found = travel([str(corpus)], 4.0 + road.LEAST_SHARE_S * 4, choose(keys), out, listener=Ears(), **still)
+    found = travel([str(corpus)], 4.0 + road.LEAST_SHARE_S * 6, choose(keys), out, listener=Ears(), **still)
     by_key = {r.key: r for r in found.results}
     assert set(by_key) == set(told) == set(keys) - {"train"}
     assert "wants" in found.left_out["train"]  # a whole run does not fit a second, and that is said
