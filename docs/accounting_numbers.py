@@ -115,7 +115,7 @@ def activation_table() -> str:
         ("8 devices, tensor parallel only", {"tensor": 8, "sequence_parallel": False}),
         ("8 devices, the sequence split too", {"tensor": 8}),
         ("and attention recomputed", {"tensor": 8, "recompute": "selective"}),
-        ("and everything recomputed", {"tensor": 8, "recompute": "full"}),
+        ("and everything recomputed", {"tensor": 8, "recompute": "layers"}),
     ):
         found = layer_activation_bytes(layer, d, seq_len=t, graph=paper, **options)
         rows.append((name, f"{found / (t * d):.2f} T D", format_bytes(found)))

@@ -51,7 +51,7 @@ USES = {
 }
 """Flags that have a part in each question."""
 ANYWHERE = {"device", "devices", "usd_per_hour", "json", "debug"}
-AGAIN = {"none": "nothing", "selective": "attention", "full": "layers"}
+AGAIN = {"none": "nothing", "selective": "attention", "layers": "layers"}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products count, so norms, activations, rotations, softmax and the
 loss are 0, and so is an embedding lookup (their bytes count: see ``account.work``). Backward is twice forward (one product for the
 input's gradient, one for the weight's), once where the input needs no gradient. Attention counts the query-key pairs that the mask lets
-through: *model* FLOPs. The pairs that a kernel computes and then masks are in the *executed* FLOPs and nowhere else.
+through: *model* FLOPs. The pairs that a kernel computes and then masks, and products that backward computes again to save memory, are in
+the *executed* FLOPs and nowhere else.
 
 Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
 """
@@ -12,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from groundup.account import work
 from groundup.account.attention_work import AttentionWork, key_blocks
 from groundup.account.execution import IDEAL, Execution
-from groundup.account.work import NOTHING, StepWork, moved_bytes
+from groundup.account.work import NOTHING, StepWork, again, moved_bytes
 from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Layer, ModelConfig, Norm, check
 from groundup.errors import UsageError
 
@@ -101,10 +102,23 @@ class Component:
         return own + sum(p.executed_forward_flops for p in self.parts)
 
     @cached_property
+    def recomputed_flops(self) -> int:
+        """FLOPs of the forward products that backward executes once more, masked pairs included."""
+        own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
+        return own * self.own_recomputed + sum(p.recomputed_flops for p in self.parts)
+
+    @cached_property
     def executed_training_flops(self) -> int:
-        """FLOPs of the products that forward and backward execute, masked pairs included."""
+        """FLOPs of the products that forward and backward execute, masked pairs and recomputed products included."""
         own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
         return own * (1 + self.backward_factor + self.own_recomputed) + sum(p.executed_training_flops for p in self.parts)
+
+    def recomputed(self, last: str | None) -> Component:
+        """The same where backward computes it again, but for the product called ``last``, whose result backward does not need."""
+        if self.name == last:
+            return self
+        parts = tuple(part.recomputed(last) for part in self.parts)
+        return replace(self, own_recomputed=self.own_recomputed + 1, own_work=again(self.own_work), parts=parts)
 
     def forward_bytes(self, batch_size: int = 1, number_bytes: float = 2) -> float:
         """Bytes that a forward pass over ``batch_size`` sequences reads and writes, at ``number_bytes`` an activation."""
@@ -328,9 +342,17 @@ def _check_lengths(config: ModelConfig, seq_len: int, documents: Sequence[int] |
 
 def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Component:
     norms = ("mixer_norm", "mlp_norm", "mixer_out_norm", "mlp_out_norm")[: 4 if layer.placement == "sandwich" else 2]
-    parts = (_attention(f"{name}.mixer", layer.mixer, config, seq), _dense(f"{name}.mlp", layer.mlp, config.d_model, seq))
-    parts += tuple(_norm(f"{name}.{norm}", layer.norm, config.d_model, seq) for norm in norms)
-    return Component(name, parts=(*parts, Component(f"{name}.residual", own_work=work.residual(seq.length, config.d_model))))
+    mixer, mlp = _attention(f"{name}.mixer", layer.mixer, config, seq), _dense(f"{name}.mlp", layer.mlp, config.d_model, seq)
+    policy = seq.executed_as.recompute
+    parts = (
+        mixer.recomputed(f"{name}.mixer.output") if policy == "attention" else mixer,
+        mlp.recomputed(f"{name}.mlp.down") if policy == "mlp" else mlp,
+        *(_norm(f"{name}.{norm}", layer.norm, config.d_model, seq) for norm in norms),
+        Component(f"{name}.residual", own_work=work.residual(seq.length, config.d_model)),
+    )
+    whole = Component(name, parts=parts)
+    # a norm at the layer's end needs what the last product made
+    return whole.recomputed(f"{name}.mlp.down" if layer.placement == "pre" else None) if policy == "layers" else whole
 
 
 def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> Component:

@@ -230,7 +230,7 @@ class StepTime:
 
     @property
     def hfu(self) -> float:
-        """Hardware FLOPs utilization: masked pairs and recomputed scores count, an optimizer's products do not."""
+        """Hardware FLOPs utilization: masked pairs and what is recomputed count, an optimizer's products do not."""
         return self.cost.hfu(self.tokens_per_s, self.ceilings.peak_flops)
 
     def rows(self) -> list[Timed]:
@@ -289,6 +289,7 @@ def _works(part: Component, run: Execution) -> list[Work]:
     """A leaf's own, and where activations are no masters the casts of its matrices and of their gradients."""
     works: list[Work] = [*part.own_work.forward, *part.own_work.backward]
     cast = sum(w.numbers for w in part.weights if w.kind not in ("table", "vector"))
-    if run.number_bytes < 4 and cast:
-        works.append(Pass(masters=3 * cast, calls=2))  # four bytes read and two written, and the other way round
+    if run.number_bytes < 4 and cast:  # four bytes read and two written, and the other way round
+        times = 2 + part.own_recomputed
+        works.append(Pass(masters=3 * cast * times // 2, calls=times))
     return works

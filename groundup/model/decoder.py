@@ -51,7 +51,7 @@ class NormLayer(nn.Module):
         """norm(x) over the last dimension; on a CPU through the fused backward."""
         if self.config.kind == "rms" and x.device.type == "cpu":
             y = elementwise.rms_norm(x, self.config.eps)
-            return y if self.weight is None else y * self.weight
+            return y if self.weight is None else y * self.weight.to(x.dtype)
         return F.norm(x, self.config, self.weight, self.bias)
 
 

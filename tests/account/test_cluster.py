@@ -37,7 +37,7 @@ def test_one_device_takes_its_flops_at_the_kernels_rate():
 
 def test_recomputed_layers_are_a_forward_pass_more_and_no_model_flops():
     plain, again = (
-        take_step(Counted(LLAMA_3_8B, 512), Layout(recompute=policy), h100(1), batch_size=1).seconds for policy in ("none", "full")
+        take_step(Counted(LLAMA_3_8B, 512), Layout(recompute=policy), h100(1), batch_size=1).seconds for policy in ("none", "layers")
     )
     tree = cost(LLAMA_3_8B, seq_len=512).tree
     layers = next(part.forward_flops for part in tree.parts if part.name == "layers")

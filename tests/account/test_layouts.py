@@ -48,7 +48,7 @@ def test_activations_by_korthikantis_equations(a, head_dim, s, b, t):
     assert found(tensor=t, sequence_parallel=False) == pytest.approx(s * b * h * (10 + 24 / t + 5 * a * s / (h * t)))
     assert found(tensor=t) == pytest.approx(s * b * h / t * (34 + 5 * a * s / h))
     assert found(tensor=t, recompute="selective") == pytest.approx(34 * s * b * h / t)
-    assert found(tensor=t, recompute="full") == pytest.approx(2 * s * b * h / t)
+    assert found(tensor=t, recompute="layers") == pytest.approx(2 * s * b * h / t)
 
 
 def test_a_modern_layer_by_hand():
@@ -65,7 +65,7 @@ layouts = st.builds(
     pipeline=st.sampled_from([1, 2, 3, 4, 6]),
     zero=st.integers(0, 3),
     micro_batch=st.integers(1, 4),
-    recompute=st.sampled_from(["none", "full"]),
+    recompute=st.sampled_from(["none", "layers"]),
 )
 
 
@@ -123,7 +123,7 @@ def test_bytes_sent_within_layers_and_between_stages():
     stream, ring = 2 * b * s * d, 2 * (4 - 1) / 4
     (tensor,) = Spread(Counted(SMALL, s), Layout(tensor=4, micro_batch=b), m).sent
     assert tensor.n_bytes == pytest.approx(m * (4 * 6 + 4) * ring * stream)
-    (full,) = Spread(Counted(SMALL, s), Layout(tensor=4, micro_batch=b, recompute="full"), m).sent
+    (full,) = Spread(Counted(SMALL, s), Layout(tensor=4, micro_batch=b, recompute="layers"), m).sent
     assert full.n_bytes == pytest.approx(m * (6 * 6 + 4) * ring * stream)
     (between,) = Spread(Counted(SMALL, s), Layout(pipeline=2, micro_batch=b), m).sent
     assert between.group == "pipeline" and between.n_bytes == 2 * m * stream
