@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from groundup.account import (
     step_time,
     training_memory,
 )
-from groundup.account.execution import Execution
+from groundup.account.execution import Execution, Recompute
 from groundup.account.inference import Requests, Serving, cache_bytes, decode_flops, prefill_flops
 from groundup.account.known import open_config
 from groundup.config import ModelConfig
@@ -47,6 +48,8 @@ class CostOf:
     """Sequences of a training step's micro-batch."""
     matrices: Literal["muon", "adamw", "sgd", "soap"] = "adamw"
     """Optimizer of the layers' matrices."""
+    recompute: Recompute = "none"
+    """What backward computes again instead of keeping it: each layer's attention, its mlp, or the layers whole."""
     tokens: float | None = None
     """Tokens to train on (default: 20 a parameter, Hoffmann et al. 2022)."""
     device: str = "h100"
@@ -149,7 +152,8 @@ class CostOf:
             print(json.dumps({"model": self.model, "tokens_per_s": speed, "peak_flops": peak, "conventions": lines}))
 
     def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
-        return step_time(config, find_ceilings(self.device), batch_size=self.batch_size, seq_len=seq_len, matrices=self.matrices)
+        sizes = {"batch_size": self.batch_size, "seq_len": seq_len}
+        return step_time(config, find_ceilings(self.device), **sizes, run=self._execution, matrices=self.matrices)
 
     def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Line]:
         tokens = int(self.tokens or 20 * counted.parameters)
@@ -164,7 +168,7 @@ class CostOf:
             Line("step_seconds", f"a step of {self.batch_size} sequences on one device, predicted", step.seconds, format_seconds),
             Line("training_tokens_per_s", "tokens/s on one device, predicted", step.tokens_per_s, "{:,.0f}".format),
             Line("mfu", "model FLOPs utilization, predicted", step.mfu, "{:.1%}".format),
-            Line("hfu", "with recomputed scores", step.hfu, "{:.1%}".format),
+            Line("hfu", "with what is computed again", step.hfu, "{:.1%}".format),
             Line("training_tokens", "tokens", tokens, format_count),
             Line("training_flops", "FLOPs", flops, format_flops),
             Line("training_seconds", "time", seconds, format_seconds),
@@ -174,7 +178,7 @@ class CostOf:
 
     @property
     def _execution(self) -> Execution:
-        return GPU if find_ceilings(self.device).overlapped else CPU
+        return dataclasses.replace(GPU if find_ceilings(self.device).overlapped else CPU, recompute=self.recompute)
 
     def _step_memory(self, config: ModelConfig, seq_len: int) -> Memory:
         return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=self._execution, matrices=self.matrices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shutil
 import time
@@ -154,7 +155,7 @@ class Recorder:
             self.bench.model.config,
             batch_size=plan["micro_batch_size"],
             seq_len=plan["seq_len"],
-            run=CPU if on_cpu else GPU,
+            run=dataclasses.replace(CPU if on_cpu else GPU, recompute=plan.get("recompute", "none")),
             matrices=plan["optimizer"]["matrices"],
             accumulating=plan["batch_size"] // self.world.size > plan["micro_batch_size"],
             prior_shape=self.bench.prior_shape,

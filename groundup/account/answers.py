@@ -180,7 +180,7 @@ def _machine(cluster: Cluster, mfu: float) -> Machine:
 
 
 def _plan(budget: Budget, cluster: Cluster, law: LossLaw, text_bytes: float | None, mfu: float) -> Plan:
-    overrides = Overrides(arch="llama", max_epochs=MOST_EPOCHS)
+    overrides = Overrides(arch="llama", max_epochs=MOST_EPOCHS, recompute="none")  # that is the layout's affair
     n_bytes = PLENTY_BYTES if text_bytes is None else max(1, int(text_bytes))
     return make_plan(budget, _machine(cluster, mfu), n_bytes, overrides=overrides, law=law)
 

@@ -341,12 +341,14 @@ class _Step:
         c, n, d, v = self.run.number_bytes, self.batch * self.seq_len, self.config.d_model, self.config.vocab_size
         head, cast = c * n * d + 4 * v * d, 0 if c == 4 else c * v * d
         rows = min(n, max(32, self.run.loss_chunk_bytes // (4 * v)))
-        chunk = rows * v * (4 if c == 4 else 6)
         # of a chunk: logits, with a cap also what tanh gave and its slope, with a bias the gradient scaled for it; and the last chunk's
         # logits live until the next one's are there
-        chunks = chunk * ((3 if self.config.logit_softcap is not None else 1 + self.config.head_bias) + (n > rows))
-        if c != 4:  # or the matrix's gradient, in both types; a processor turns the logits' over for it
-            chunks = max(chunks, rows * v * (8 if self.run.fused_norm else 6) + 6 * v * d)
+        capped, bias = self.config.logit_softcap is not None, self.config.head_bias
+        chunks = rows * v * 4 * ((3 if capped else 1 + bias) + (n > rows))
+        if c != 4:  # both types side by side; and for the matrix's gradient a processor turns the logits' over
+            product = 8 if self.run.fused_norm or bias else 6
+            alive = (16 if capped else 12) if n > rows else (12 if capped else product)
+            chunks = max(rows * v * alive, rows * v * product + 6 * v * d)
         return [
             Moment("loss, forward", self.categories(before, saved, head + cast + chunks)),
             Moment("loss, backward", self.categories(before, saved, 2 * head + cast)),

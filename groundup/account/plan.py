@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from groundup.account.budget import Budget, format_count, format_flops, format_seconds
 from groundup.account.cost import cost
+from groundup.account.execution import Recompute
 from groundup.account.law import SMALL_SCALE, LossLaw
 from groundup.account.rules import (
     LEAST_STEPS,
@@ -22,6 +23,7 @@ from groundup.account.rules import (
     best_shape,
     bytes_per_token,
     choose_micro_batch,
+    choose_recompute,
     choose_seq_len,
     choose_tokens_per_step,
     choose_vocab_size,
@@ -55,6 +57,8 @@ class Plan:
     """Sequences a step, over all ranks."""
     micro_batch_size: int
     """Sequences at a time on one rank."""
+    recompute: Recompute
+    """What backward computes again."""
     n_steps: int
     """Training steps."""
     steps_from: Literal["clock", "flops", "you"]
@@ -146,7 +150,8 @@ def make_plan(
     scored = score_shapes(say.overrides, machine, vocab, seq_len, tokens_per_step, seconds, unique, funds.prior, law, max_epochs)
     model = best_shape(say, scored, seq_len, max_epochs * unique, law)
     batch, micro = _batch(machine, model, seq_len, tokens_per_step, world_size, say)
-    step_seconds = machine.seconds_of_step(model, seq_len, batch * seq_len / world_size)
+    recompute, again = choose_recompute(say, machine, model, seq_len, micro, accumulating=batch // world_size > micro)
+    step_seconds = (1 + again) * machine.seconds_of_step(model, seq_len, batch * seq_len / world_size)
     most = most_steps(max_epochs, unique, batch * seq_len)
     n_steps = _steps(budget, funds, model, seq_len, batch, step_seconds, most, say)
     plan = Plan(
@@ -156,6 +161,7 @@ def make_plan(
         seq_len=seq_len,
         batch_size=batch,
         micro_batch_size=micro,
+        recompute=recompute,
         n_steps=n_steps,
         steps_from="you" if say.overrides.steps is not None else "flops" if budget.unit == "flops" else "clock",
         train_seconds=funds.train_seconds,
