@@ -27,6 +27,7 @@ from groundup.account import CPU, Execution, format_bytes, format_seconds, train
 from groundup.account.execution import Recompute
 from groundup.account.roofline import Ceilings, StepTime, step_time
 from groundup.account.shapes import Architecture, architecture
+from groundup.account.workload import Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 from groundup.errors import GroundupError
 from groundup.kernels.memory import keep_freed_memory
@@ -189,7 +190,7 @@ def measure(trainer: Trainer, meters: Sequence[Meter], rounds: int) -> list[floa
 def predict(case: Case, ceilings: Ceilings, run: Execution) -> StepTime:
     """The account's view of a case."""
     sizes = {"batch_size": case.batch_size, "seq_len": case.seq_len}
-    return step_time(case.config, ceilings, **sizes, run=run, matrices=case.matrices, others=case.others)
+    return step_time(case.config, ceilings, Training(**sizes, run=run, matrices=case.matrices, others=case.others))
 
 
 def compare_seconds(case: Case, trainer: Trainer, meters: Sequence[Meter], rounds: int) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def compare(case: Case, meters: Sequence[Meter], rounds: int) -> dict[str, Any]:
     row = compare_seconds(case, trainer, meters, rounds)
     measured = trainer.peak_bytes()
     sizes = {"batch_size": case.batch_size, "seq_len": case.seq_len}
-    memory = training_memory(case.config, **sizes, run=case.run(), matrices=case.matrices, others=case.others)
+    memory = training_memory(case.config, Training(**sizes, run=case.run(), matrices=case.matrices, others=case.others))
     row |= {"recompute": case.recompute, "precision": case.precision, "peak_bytes": measured, "predicted_bytes": memory.peak_bytes}
     return row | {"peak_at": memory.peak.name, "memory_ratio": memory.peak_bytes / measured}
 

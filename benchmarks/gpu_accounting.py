@@ -14,6 +14,7 @@ import torch
 from benchmarks.accounting import DTYPES, LIVE, Case, Trainer, grid, predict
 from benchmarks.gpu_jobs import Job, Outcome, Setting
 from groundup.account import GPU, Ceilings, format_bytes, format_seconds, training_memory
+from groundup.account.workload import Training
 from groundup.train.ceilings import measure_ceilings
 
 
@@ -49,7 +50,7 @@ def _compare(setting: Setting, case: Case, found: dict[str, Ceilings]) -> list[t
         seconds.append(time.perf_counter() - started)
     measured, step = trainer.peak_bytes(), statistics.median(seconds)
     run, sizes = case.run(GPU if setting.cuda else LIVE), {"batch_size": case.batch_size, "seq_len": case.seq_len}
-    predicted = training_memory(case.config, **sizes, run=run, matrices=case.matrices, others=case.others).peak_bytes
+    predicted = training_memory(case.config, Training(**sizes, run=run, matrices=case.matrices, others=case.others)).peak_bytes
     memory = {"measured": measured, "predicted": predicted, "ratio": predicted / measured}
     text = f"measured {format_bytes(measured)}, predicted {format_bytes(predicted)} ({memory['ratio'] - 1:+.1%})"
     outcomes = [("memory", Outcome(text, data=memory))]

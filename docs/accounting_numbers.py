@@ -12,12 +12,13 @@ from groundup.account import GPU, cost, find_ceilings, find_device, format_bytes
 from groundup.account.answers import worth
 from groundup.account.cluster import Cluster, best_steps, network_of
 from groundup.account.conventions import conventions
-from groundup.account.inference import Requests, Serving, cache_bytes
+from groundup.account.inference import Serving, cache_bytes
 from groundup.account.known import known_model
 from groundup.account.law import EPOCH, LAWS
 from groundup.account.layouts import Counted, Graph, layer_activation_bytes, state_bytes
 from groundup.account.memory import saved_bytes
 from groundup.account.published import BYTES_PER_TOKEN, OPT_SHAPES, PUBLISHED_RUNS, opt_counted, opt_printed
+from groundup.account.workload import Inference, Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 
 
@@ -29,7 +30,7 @@ def share(x: float) -> str:
 def convention_table() -> str:
     """One run of an 8B model as everyone counts it."""
     config, peak = known_model("llama-3.1-8b"), find_device("h100").peak("bf16")
-    speed = 0.4 * peak / cost(config, seq_len=8192).flops_per_token_training
+    speed = 0.4 * peak / cost(config, Training(8192)).flops_per_token_training
     found = conventions(config, seq_len=8192, tokens_per_s=speed, peak_flops=peak)
     rows = [(c.name, f"`{c.formula}`", format_flops(c.flops_per_token), share(c.utilization), c.used_by) for c in found]
     return table(("convention", "FLOPs of a token", "which is", "utilization", "used by"), rows)
@@ -44,7 +45,7 @@ def gpt2() -> ModelConfig:
 
 def known_answers() -> str:
     """Numbers that the field knows, as ours come out."""
-    small, h100, runs = cost(gpt2(), seq_len=1024), find_device("h100"), PUBLISHED_RUNS
+    small, h100, runs = cost(gpt2(), Training(1024)), find_device("h100"), PUBLISHED_RUNS
     a100 = find_device("a100").peak("bf16")
     found = {c.name: c.utilization for c in conventions(gpt2(), seq_len=1024, tokens_per_s=102_400 / 0.755, peak_flops=a100)}
     days = 6 * 70e9 * 15e12 / (0.5 * 1024 * h100.peak("bf16")) / 86_400
@@ -137,7 +138,7 @@ def layout_table() -> str:
 def kept_table() -> str:
     """What a layer of an 8B model keeps of a sequence for its backward: here, and as the layouts count it."""
     config, seq_len = known_model("llama-3.1-8b"), 4096
-    parts = saved_bytes(config, batch_size=1, seq_len=seq_len, run=GPU)[0].values()
+    parts = saved_bytes(config, Training(seq_len, 1, run=GPU))[0].values()
     lines = {name: n for part in parts for name, n in part.items()}
     cast = sum(n for name, n in lines.items() if "weights" in name)
     norms = sum(n for name, n in lines.items() if name.startswith("norms"))
@@ -190,7 +191,7 @@ def serving_table() -> str:
         layers = tuple(replace(x, mixer=replace(x.mixer, n_kv_heads=n_kv_heads)) for x in config.layers)
         config = replace(config, layers=layers)
         for batch in (1, 64, 256):
-            s = Serving(config, Requests(1023, 1, batch), find_device("h100"))
+            s = Serving(config, Inference(1023, 1, batch), find_device("h100"))
             fits = "" if s.memory_bytes < s.device.memory_bytes else " (does not fit)"
             seconds = s.seconds_per_token(1024)
             each = f"{cache_bytes(config, 1):,.0f}"

@@ -17,6 +17,7 @@ from groundup.account.budget import format_bytes
 from groundup.account.devices import Device
 from groundup.account.layouts import FP32_ADAMW, MIXED_ADAMW, MODERN, Counted, Graph, Layout, Policy, Spread, StateBytes
 from groundup.account.roofline import Ceilings, step_time
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -97,7 +98,7 @@ class Cluster:
         if self.ceilings is None:
             return self
         batch = max(1, TRIAL_TOKENS // counted.seq_len)
-        step = step_time(counted.config, self.ceilings, batch_size=batch, seq_len=counted.seq_len, micro_batches=16, matrices="adamw")
+        step = step_time(counted.config, self.ceilings, Training(counted.seq_len, batch, 16, matrices="adamw"))
         return dataclasses.replace(self, kernel_share=min(1.0, step.mfu))
 
     @property

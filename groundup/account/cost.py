@@ -12,7 +12,7 @@ Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
@@ -21,8 +21,8 @@ from groundup.account import work
 from groundup.account.attention_work import AttentionWork, key_blocks
 from groundup.account.execution import IDEAL, Execution
 from groundup.account.work import NOTHING, StepWork, again, moved_bytes
+from groundup.account.workload import Inference, Training
 from groundup.config import PRIOR_GATE_WIDTH, Attention, Dense, Layer, ModelConfig, Norm, check
-from groundup.errors import UsageError
 
 Kind = Literal["matrix", "table", "head", "gate", "vector"]
 
@@ -61,6 +61,8 @@ class Component:
     """Forward products that backward executes once more, for each forward one."""
     own_work: StepWork = NOTHING
     """What its own operations execute, for one sequence: the products with their sizes, and the passes over memory."""
+    own_cached: int = 0
+    """Numbers of keys and values that a cache holds for it when the sequence has been read."""
     parts: tuple[Component, ...] = ()
     """What it is made of."""
 
@@ -84,6 +86,17 @@ class Component:
     def forward_flops(self) -> int:
         """Model FLOPs of one forward pass."""
         return self.own_forward_flops + sum(p.forward_flops for p in self.parts)
+
+    @cached_property
+    def pair_flops(self) -> int:
+        """Of the forward model FLOPs those of query-key pairs; the others are of products with weights."""
+        own = self.own_forward_flops if self.name.endswith((".scores", ".weighted_values")) else 0
+        return own + sum(p.pair_flops for p in self.parts)
+
+    @cached_property
+    def cached_numbers(self) -> int:
+        """Numbers that a cache holds when the sequence has been read."""
+        return self.own_cached + sum(p.cached_numbers for p in self.parts)
 
     @cached_property
     def backward_flops(self) -> int:
@@ -151,12 +164,23 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs on sequences of one length; every number is a sum or a ratio over ``tree``."""
+    """What a model costs on a workload; every number is a sum or a ratio over ``tree``."""
 
+    config: ModelConfig
+    """The model."""
+    workload: Training | Inference
+    """What it does."""
     tree: Component
-    """The model, for one sequence."""
-    seq_len: int
-    """T, tokens in that sequence."""
+    """The model, for one sequence: of training, or a prompt."""
+
+    @property
+    def seq_len(self) -> int:
+        """T, tokens in that sequence."""
+        return self.workload.seq_len if isinstance(self.workload, Training) else self.workload.prompt_tokens
+
+    def decoding(self, n_keys: int) -> Component:
+        """The tree of one more token, which attends to n_keys keys, itself included."""
+        return forward_pass(self.config, 1, n_keys - 1)
 
     @property
     def parameters(self) -> int:
@@ -213,32 +237,31 @@ class Cost:
         return [Row(name, n, flops, flops / self.tree.training_flops) for name, (n, flops) in totals.items()]
 
 
-def cost(
-    config: ModelConfig,
-    *,
-    seq_len: int,
-    document_lengths: Sequence[int] | None = None,
-    attention_block: int | None = None,
-    prior_shape: tuple[int, int] | None = None,
-    run: Execution | None = None,
-) -> Cost:
-    """Counts a model on sequences of ``seq_len`` tokens.
+def cost(config: ModelConfig, workload: Training | Inference) -> Cost:
+    """Counts a model on a workload: a training step over one sequence, or the prefill of one prompt (``Cost.decoding`` is what follows it).
 
-    ``document_lengths`` are the lengths of the documents packed into the sequence (their sum is seq_len; a document cut by the sequence
-    counts with what is inside); attention never crosses them. Without them the sequence is one document.
-    ``attention_block`` describes the attention that runs, for executed FLOPs only: None computes all T x T scores, n takes queries n at a
-    time against the keys from the first query's window to the last query, whatever the documents.
-    ``run`` says which operations are one kernel, for the bytes: without it every tensor goes over memory once a component, and attention is
-    one kernel. With it executed FLOPs follow as well: its blocks, or where attention is one kernel the scores computed again going back.
-    ``prior_shape`` is (experts, features) of the counts, as the decoder takes it; with it a config that has a prior gets its gate.
+    Bytes and executed FLOPs follow the workload's ``run``: where that is None every tensor goes over memory once a component, attention is
+    one kernel, and all T x T scores count as executed; else executed are the blocks of its attention, or where that is one kernel the
+    scores computed again going back, and what it recomputes.
 
-    Raises UsageError for a length that makes no sense.
+    Raises UsageError for sizes that make no sense.
     """
     check(config)
-    _check_lengths(config, seq_len, document_lengths, attention_block)
-    t, d = seq_len, config.d_model
-    block = attention_block if run is None or attention_block is not None else run.attention_block
-    seq = _Sequence(seq_len, tuple(document_lengths or (seq_len,)), block, run)
+    workload.check(config)
+    if isinstance(workload, Inference):
+        return Cost(config, workload, forward_pass(config, workload.prompt_tokens))
+    t = workload.seq_len
+    return Cost(config, workload, _model(config, _Sequence(t, workload.document_lengths or (t,), workload.run, t), workload.prior_shape))
+
+
+@lru_cache(maxsize=256)
+def forward_pass(config: ModelConfig, tokens: int, cached: int = 0) -> Component:
+    """The tree of reading so many tokens of a sequence after so many whose keys and values are cached, with logits of the last one only."""
+    return _model(config, _Sequence(tokens, (tokens,), None, 1, cached), None)
+
+
+def _model(config: ModelConfig, seq: _Sequence, prior_shape: tuple[int, int] | None) -> Component:
+    t, d = seq.length, config.d_model
     parts = [
         Component(
             "embedding", (Weight("embedding.weight", (config.vocab_size, d), "table"),), own_work=work.lookup(t, config.vocab_size, d)
@@ -256,13 +279,13 @@ def cost(
         parts.append(_norm("final_norm", config.final_norm, d, seq))
     matrix = () if config.tied else (Weight("head.weight", (config.vocab_size, d), "head"),)
     bias = (Weight("head_bias", (config.vocab_size,), "vector"),) if config.head_bias else ()
-    made = work.head(t, d, config.vocab_size, bias=config.head_bias, run=seq.executed_as)
-    parts.append(Component("head", matrix + bias, 2 * t * d * config.vocab_size, own_work=made))
+    made = work.head(seq.logits, d, config.vocab_size, bias=config.head_bias, run=seq.executed_as)
+    parts.append(Component("head", matrix + bias, 2 * seq.logits * d * config.vocab_size, own_work=made))
     if config.prior is not None and prior_shape is not None:
         parts.append(prior_gate(d, *prior_shape, tokens=t))
     softcap = config.logit_softcap is not None
-    parts.append(Component("loss", own_work=work.loss(t, config.vocab_size, softcap=softcap, run=seq.executed_as)))
-    return Cost(Component("model", parts=tuple(parts)), seq_len)
+    parts.append(Component("loss", own_work=work.loss(seq.logits, config.vocab_size, softcap=softcap, run=seq.executed_as)))
+    return Component("model", parts=tuple(parts))
 
 
 def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_hidden: int = PRIOR_GATE_WIDTH) -> Component:
@@ -310,8 +333,9 @@ def executed_pairs(seq_len: int, window: int | None, block: int | None) -> int:
 class _Sequence(NamedTuple):
     length: int
     documents: tuple[int, ...]
-    block: int | None
     run: Execution | None
+    logits: int
+    cached: int = 0
 
     @property
     def executed_as(self) -> Execution:
@@ -320,24 +344,21 @@ class _Sequence(NamedTuple):
     @property
     def flash(self) -> bool:
         """Whether executed FLOPs are those of one kernel, which skips what the mask hides and computes the scores twice."""
-        return self.run is not None and self.block is None
+        return self.run is not None and self.run.attention_block is None
 
     def pairs(self, window: int | None) -> int:
+        if self.cached:
+            return causal_pairs(self.cached + self.length, window) - causal_pairs(self.cached, window)
         return sum(causal_pairs(length, window) for length in self.documents)
 
     def executed_pairs(self, window: int | None) -> int:
-        return self.pairs(window) if self.flash else executed_pairs(self.length, window, self.block)
+        if self.flash or self.cached:
+            return self.pairs(window)
+        return executed_pairs(self.length, window, self.run.attention_block if self.run else None)
 
-
-def _check_lengths(config: ModelConfig, seq_len: int, documents: Sequence[int] | None, block: int | None) -> None:
-    if seq_len < 1:
-        raise UsageError(f"seq_len must be at least 1, not {seq_len}")
-    if seq_len > config.context_length:
-        raise UsageError(f"seq_len {seq_len} is longer than the model's context_length {config.context_length}; shorten it or raise that")
-    if block is not None and block < 1:
-        raise UsageError(f"attention_block must be at least 1, not {block}; leave it out for an attention that computes every score")
-    if documents is not None and (sum(documents) != seq_len or min(documents) < 1):
-        raise UsageError(f"document_lengths must be at least 1 each and sum to seq_len {seq_len}; they sum to {sum(documents)}")
+    def kept_keys(self, window: int | None) -> int:
+        """Tokens whose keys and values a cache holds afterwards."""
+        return self.cached + self.length if window is None else min(self.cached + self.length, window)
 
 
 def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Component:
@@ -358,6 +379,7 @@ def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Comp
 def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> Component:
     d, q, kv, t = config.d_model, a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, seq.length
     does = AttentionWork(a, t, seq.pairs(a.window), seq.executed_as, d)
+    kept = 2 * kv * seq.kept_keys(a.window)
     parts = [
         _linear(f"{name}.query", q, d, t, a.bias),
         _linear(f"{name}.key", kv, d, t, a.bias),
@@ -375,7 +397,7 @@ def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> 
     parts.append(Component(f"{name}.scores", (), model, executed, own_recomputed=int(seq.flash), own_work=does.scores()))
     parts.append(Component(f"{name}.weighted_values", (), model, executed, own_work=does.weighted_values()))
     parts.append(_linear(f"{name}.output", d, q, t, a.output_bias))
-    return Component(name, parts=tuple(parts))
+    return Component(name, parts=tuple(parts), own_cached=kept)
 
 
 def _dense(name: str, mlp: Dense, d: int, seq: _Sequence) -> Component:

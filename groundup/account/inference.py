@@ -8,104 +8,45 @@ Symbols: B sequences, T prompt tokens, S keys that a query meets, H heads, K kv 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from groundup.account.cost import cost
+from groundup.account.cost import Component, Cost, cost, forward_pass
 from groundup.account.devices import Device
-from groundup.config import Attention, ModelConfig
+from groundup.account.workload import Inference
+from groundup.config import ModelConfig
 from groundup.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Requests:
-    """A batch of requests of one size."""
-
-    prompt_tokens: int = 1000
-    """T, tokens of each prompt."""
-    new_tokens: int = 200
-    """Tokens written for each; the first follows from prefill, each further one from a decoding step."""
-    batch_size: int = 1
-    """B, sequences side by side."""
-    weight_bytes: float = 2.0
-    """Bytes a number of the weights is held in."""
-    cache_bytes: float = 2.0
-    """Bytes a number of the cache is held in."""
-
-    def check(self, config: ModelConfig) -> None:
-        """UsageError for sizes that cannot be, or that the model's context does not hold."""
-        for name in ("prompt_tokens", "new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.weight_bytes <= 0 or self.cache_bytes <= 0:
-            raise UsageError("weight_bytes and cache_bytes must be above 0")
-        if self.length > config.context_length:
-            raise UsageError(
-                f"prompt and answer take {self.length:,} tokens, more than the context's {config.context_length:,}: shorten one"
-            )
-
-    @property
-    def length(self) -> int:
-        """Tokens of a sequence that has ended: T + new tokens."""
-        return self.prompt_tokens + self.new_tokens
-
-
-def _attentions(config: ModelConfig) -> Iterator[Attention]:
-    return (layer.mixer for layer in config.layers)
-
-
-def _seen(attention: Attention, n_keys: int) -> int:
-    return n_keys if attention.window is None else min(n_keys, attention.window)
 
 
 def cache_bytes(config: ModelConfig, tokens: int, number_bytes: float = 2.0) -> float:
     """Bytes of one sequence's keys and values: 2 K E number_bytes for each layer and token, of a layer with a window no more than that."""
-    return sum(2 * a.n_kv_heads * a.head_dim * _seen(a, tokens) for a in _attentions(config)) * number_bytes
-
-
-def prefill_flops(config: ModelConfig, prompt_tokens: int) -> int:
-    """Model FLOPs of reading a prompt: a forward pass, with logits of the last position only."""
-    tree = cost(config, seq_len=prompt_tokens).tree
-    head = next(part for part in tree.parts if part.name == "head")
-    return tree.forward_flops - head.forward_flops * (prompt_tokens - 1) // prompt_tokens
-
-
-def decode_flops(config: ModelConfig, n_keys: int) -> int:
-    """Model FLOPs of one more token that attends to n_keys keys, itself included: weights' products, plus 4 H E S in each layer."""
-    return weight_flops(config) + attention_flops(config, n_keys)
-
-
-def weight_flops(config: ModelConfig) -> int:
-    """FLOPs a token in products with weights, 2 for each number of a matrix."""
-    return cost(config, seq_len=1).tree.forward_flops - attention_flops(config, 1)
-
-
-def attention_flops(config: ModelConfig, n_keys: int) -> int:
-    """FLOPs of one query's scores and weighted values over n_keys keys, all layers."""
-    return sum(4 * a.n_heads * a.head_dim * _seen(a, n_keys) for a in _attentions(config))
+    return forward_pass(config, 1, tokens - 1).cached_numbers * number_bytes
 
 
 @dataclass(frozen=True)
 class Serving:
-    """Requests on a device: memory, and the roofline's seconds, which no kernel beats and good ones come near."""
+    """Inference on a device: memory, and the roofline's seconds, which no kernel beats and good ones come near."""
 
     config: ModelConfig
-    requests: Requests
+    requests: Inference
     device: Device
     precision: str = "bf16"
 
     @cached_property
+    def cost(self) -> Cost:
+        """The count that all of it is a sum over."""
+        return cost(self.config, self.requests)
+
+    @cached_property
     def weights_bytes(self) -> float:
         """Bytes of all weights."""
-        return cost(self.config, seq_len=1).parameters * self.requests.weight_bytes
+        return self.cost.parameters * self.requests.weight_bytes
 
     @cached_property
     def read_bytes(self) -> float:
         """Bytes of weights that a decoding step reads: all but lookup tables, of which it takes a row a sequence."""
-        weights = cost(self.config, seq_len=1).weights
         tied = self.config.vocab_size * self.config.d_model if self.config.tied else 0  # the embedding is the head's matrix too
-        return (sum(w.numbers for w in weights if w.kind != "table") + tied) * self.requests.weight_bytes
+        return (sum(w.numbers for w in self.cost.weights if w.kind != "table") + tied) * self.requests.weight_bytes
 
     @property
     def caches_bytes(self) -> float:
@@ -126,18 +67,18 @@ class Serving:
     @property
     def compute_bound_batch(self) -> float:
         """B from which on products with weights take longer to compute than their weights to read: peak x bytes / (bandwidth x FLOPs)."""
-        return self._peak * self.read_bytes / (self._bandwidth * weight_flops(self.config))
+        return self._peak * self.read_bytes / (self._bandwidth * _weight_flops(self.cost.decoding(1)))
 
     @property
     def seconds_to_first_token(self) -> float:
         """Prefill of the batch: compute against one reading of the weights."""
-        return self._roofline(self.requests.batch_size * prefill_flops(self.config, self.requests.prompt_tokens), self.read_bytes)
+        return self._roofline(self.requests.batch_size * self.cost.tree.forward_flops, self.read_bytes)
 
     def seconds_per_token(self, n_keys: int) -> float:
         """A decoding step of the batch in which each query meets n_keys keys."""
-        n, r = self.requests.batch_size, self.requests
-        weights = self._roofline(n * weight_flops(self.config), self.read_bytes)
-        return weights + self._roofline(n * attention_flops(self.config, n_keys), n * cache_bytes(self.config, n_keys, r.cache_bytes))
+        n, step = self.requests.batch_size, self.cost.decoding(n_keys)
+        weights = self._roofline(n * _weight_flops(step), self.read_bytes)
+        return weights + self._roofline(n * step.pair_flops, n * step.cached_numbers * self.requests.cache_bytes)
 
     @property
     def seconds_per_output_token(self) -> float:
@@ -166,3 +107,8 @@ class Serving:
 
     def _roofline(self, flops: float, n_bytes: float) -> float:
         return max(flops / self._peak, n_bytes / self._bandwidth)
+
+
+def _weight_flops(tree: Component) -> int:
+    """FLOPs of products with weights, two for each number of a matrix and token."""
+    return tree.forward_flops - tree.pair_flops

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 from groundup.account.cost import Cost, cost
+from groundup.account.workload import Training
 from groundup.config import Layer, ModelConfig
 from groundup.errors import UsageError
 
@@ -201,7 +202,7 @@ class Counted:
     @cached_property
     def cost(self) -> Cost:
         """Its cost tree."""
-        return cost(self.config, seq_len=self.seq_len)
+        return cost(self.config, Training(self.seq_len))
 
     @cached_property
     def layers_forward_flops(self) -> int:

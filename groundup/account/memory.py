@@ -10,7 +10,7 @@ Symbols: N tokens of one micro-batch (batch_size x seq_len), D d_model, H heads,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -19,6 +19,7 @@ from groundup.account.cost import Component, Cost, Weight, cost, executed_pairs
 from groundup.account.execution import CPU as CPU
 from groundup.account.execution import GPU as GPU
 from groundup.account.execution import Execution as Execution
+from groundup.account.workload import Training
 from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
 from groundup.errors import UsageError
 
@@ -224,18 +225,19 @@ def optimizer_numbers(weights: tuple[Weight, ...], matrices: str, others: str) -
     return moments + sum(2 * side**2 for w in weights if w.kind == "matrix" for side in w.shape if side <= SOAP_SIDE)
 
 
-def saved_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> list[dict[str, dict[str, int]]]:
+def saved_bytes(config: ModelConfig, workload: Training) -> list[dict[str, dict[str, int]]]:
     """Bytes that each layer's backward needs, computed again or not: for each layer, part -> name of the line in ``SAVED`` -> bytes."""
-    return [_evaluate(SAVED, Sizes(layer, config.d_model, batch_size, seq_len, run)) for layer in config.layers]
+    sizes = config.d_model, workload.batch_size, workload.seq_len, workload.run or CPU
+    return [_evaluate(SAVED, Sizes(layer, *sizes)) for layer in config.layers]
 
 
-def kept_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> dict[str, int]:
+def kept_bytes(config: ModelConfig, workload: Training) -> dict[str, int]:
     """Bytes that each branch of each layer keeps for backward, by its component's name, such as ``layers.0.mlp``.
 
     Of a layer that is computed again its input is kept, and counts as the mixer's.
     """
-    layers = saved_bytes(config, batch_size=batch_size, seq_len=seq_len, run=run)
-    stream = run.number_bytes * batch_size * seq_len * config.d_model
+    layers, run = saved_bytes(config, workload), workload.run or CPU
+    stream = run.number_bytes * workload.batch_size * workload.seq_len * config.d_model
     if run.recompute == "layers":
         return {f"layers.{i}.{part}": stream * (part == "mixer") for i, layer in enumerate(layers) for part in layer}
     again = {"attention": "mixer", "mlp": "mlp"}.get(run.recompute)
@@ -260,24 +262,19 @@ def _evaluate(table: tuple[Line, ...], sizes: Sizes) -> dict[str, dict[str, int]
 
 def training_memory(
     config: ModelConfig,
+    workload: Training,
     *,
-    batch_size: int,
-    seq_len: int,
-    run: Execution = CPU,
-    matrices: str = "muon",
-    others: str = "adamw",
-    accumulating: bool = False,
-    prior_shape: tuple[int, int] | None = None,
     given: Mapping[str, int] | None = None,
 ) -> Memory:
-    """Predicts the memory of a training step on micro-batches of batch_size x seq_len tokens.
+    """Predicts the memory of a training step, by default as a processor takes it.
 
-    ``matrices`` and ``others`` are the optimizer's methods; ``accumulating`` says that a step has more than one micro-batch, so that
-    gradients of the whole model stand beside the activations of the later ones. ``given`` are bytes that live through the whole step and
-    are known or measured: the process before training, a token store, the prior's tables.
+    With more than one micro-batch gradients of the whole model stand beside the activations of the later ones. ``given`` are bytes that
+    live through the whole step and are known or measured: the process before training, a token store, the prior's tables.
+    Raises UsageError for sizes or methods that make no sense.
     """
-    counted = cost(config, seq_len=seq_len, prior_shape=prior_shape)
-    step = _Step(config, counted, batch_size, seq_len, run, prior_shape, accumulating)
+    counted = cost(config, workload)
+    run, others, matrices = workload.run or CPU, workload.others, workload.matrices
+    step = _Step(config, counted, replace(workload, run=run))
     given = dict(given or {})
     standing = {
         "weights": 4 * counted.parameters,
@@ -295,11 +292,15 @@ def training_memory(
 class _Step:
     config: ModelConfig
     cost: Cost
-    batch: int
-    seq_len: int
-    run: Execution
-    prior_shape: tuple[int, int] | None
-    accumulating: bool
+    workload: Training
+
+    @property
+    def run(self) -> Execution:
+        return self.workload.run or CPU
+
+    @property
+    def n(self) -> int:
+        return self.workload.batch_size * self.workload.seq_len
 
     @staticmethod
     def categories(gradients: int, activations: int, working: int) -> dict[str, int]:
@@ -308,7 +309,7 @@ class _Step:
     def gradient(self, weight: Weight) -> int:
         hashed = self.config.hash_embedding
         if weight.name == "hash_embedding.weight" and hashed is not None and hashed.sparse:
-            touched = min(hashed.n_rows, self.batch * self.seq_len * len(hashed.orders))
+            touched = min(hashed.n_rows, self.n * len(hashed.orders))
             return touched * (4 * self.config.d_model + 8)  # values, and an int64 row number each
         return 4 * weight.numbers
 
@@ -317,7 +318,7 @@ class _Step:
 
     def before_layers(self) -> int:
         """What lives below the layers: the batch and what the embedding keeps."""
-        n, config, c = self.batch * self.seq_len, self.config, self.run.number_bytes
+        n, config, c = self.n, self.config, self.run.number_bytes
         total = n * (8 + 8 + 4)  # tokens, targets, documents
         if config.hash_embedding is not None:
             total += 8 * n * len(config.hash_embedding.orders)
@@ -329,16 +330,16 @@ class _Step:
 
     def after_layers(self) -> int:
         """What lives above them, until backward comes down to them: the final norm's output and the gate's inputs."""
-        n, config, c = self.batch * self.seq_len, self.config, self.run.number_bytes
+        n, config, c = self.n, self.config, self.run.number_bytes
         total = norm_bytes(config.final_norm, n, config.d_model, self.run) if config.final_norm else c * n * config.d_model
-        if config.prior is not None and self.prior_shape is not None:
-            experts, features = self.prior_shape
+        if config.prior is not None and self.workload.prior_shape is not None:
+            experts, features = self.workload.prior_shape
             total += 4 * n * (experts + features + PRIOR_GATE_WIDTH + 2 * (experts + 1))
         return total
 
     def loss_moments(self, before: int, saved: int) -> list[Moment]:
         """The head: gradients of hidden states and matrix are taken chunk by chunk going forward, and scaled into copies going back."""
-        c, n, d, v = self.run.number_bytes, self.batch * self.seq_len, self.config.d_model, self.config.vocab_size
+        c, n, d, v = self.run.number_bytes, self.n, self.config.d_model, self.config.vocab_size
         head, cast = c * n * d + 4 * v * d, 0 if c == 4 else c * v * d
         rows = min(n, max(32, self.run.loss_chunk_bytes // (4 * v)))
         # of a chunk: logits, with a cap also what tanh gave and its slope, with a bias the gradient scaled for it; and the last chunk's
@@ -356,12 +357,11 @@ class _Step:
 
     def moments(self) -> list[Moment]:
         """Loss, then back through the layers: what they saved goes as the gradients come, unless those stand already."""
-        config, stream = self.config, self.run.number_bytes * self.batch * self.seq_len * self.config.d_model
-        sizes = {"batch_size": self.batch, "seq_len": self.seq_len, "run": self.run}
-        layers, kept = saved_bytes(config, **sizes), kept_bytes(config, **sizes)
+        config, stream = self.config, self.run.number_bytes * self.n * self.config.d_model
+        layers, kept = saved_bytes(config, self.workload), kept_bytes(config, self.workload)
         below, above = self.before_layers(), self.after_layers()
         saved = below + sum(kept.values())
-        standing = self.all_gradients() if self.accumulating else 0
+        standing = self.all_gradients() if self.workload.micro_batches > 1 else 0
         new: dict[str, int] = {}  # bytes of gradients by branch, such as layers.0.mlp
         for weight in self.cost.weights:
             branch = ".".join(weight.name.split(".")[:3])
@@ -369,7 +369,7 @@ class _Step:
         found = self.loss_moments(standing, saved + above)
         gradients = standing or 4 * config.vocab_size * config.d_model
         for i in reversed(range(len(layers))):
-            working = _evaluate(WORKING, Sizes(config.layers[i], config.d_model, self.batch, self.seq_len, self.run))
+            working = _evaluate(WORKING, Sizes(config.layers[i], config.d_model, self.workload.batch_size, self.workload.seq_len, self.run))
             ended = {"pre": None, "post": NORM, "sandwich": OUT_NORM}[config.layers[i].placement]  # gone before the branch itself
             needs = {part: sum(lines.values()) for part, lines in layers[i].items()}
             whole = self.run.recompute == "layers"

@@ -32,6 +32,7 @@ from groundup.account.rules import (
     schedule_fields,
     score_shapes,
 )
+from groundup.account.workload import Training
 from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
 
@@ -113,7 +114,7 @@ class Plan:
     @property
     def flops(self) -> int:
         """Model FLOPs of training."""
-        return cost(self.model, seq_len=self.seq_len).flops_training(self.tokens)
+        return cost(self.model, Training(self.seq_len)).flops_training(self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -190,7 +191,7 @@ def final_steps(plan: Plan, by_clock: int, prior_shape: tuple[int, int] | None) 
         return plan.n_steps
     n_steps = by_clock
     if plan.steps_from == "flops":
-        each = cost(plan.model, seq_len=plan.seq_len, prior_shape=prior_shape).flops_training(plan.batch_size * plan.seq_len)
+        each = cost(plan.model, Training(plan.seq_len, prior_shape=prior_shape)).flops_training(plan.batch_size * plan.seq_len)
         n_steps = max(1, int(plan.budget.amount / each))
     return n_steps if plan.most_steps is None else min(n_steps, plan.most_steps)
 
@@ -211,7 +212,7 @@ def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
 
 
 def _totals(plan: Plan, unique_tokens: float) -> list[Choice]:
-    parameters = cost(plan.model, seq_len=plan.seq_len).parameters
+    parameters = cost(plan.model, Training(plan.seq_len)).parameters
     return [
         Choice("parameters", format_count(parameters), "counted, without the counts' gate", "exact"),
         Choice("tokens", f"{format_count(plan.tokens)} ({plan.tokens / unique_tokens:.2f} epochs)", "steps x batch x length", "exact"),
@@ -262,7 +263,7 @@ def _used_up(max_epochs: float) -> str:
 def _steps(budget: Budget, funds: _Funds, model: ModelConfig, seq_len: int, batch: int, step_seconds: float, most: int, say: Sayer) -> int:
     """As many steps as the seconds left for training hold, or the FLOPs of the budget, but at most so many."""
     if budget.unit == "flops":
-        n_steps = int(budget.amount / cost(model, seq_len=seq_len).flops_training(batch * seq_len))
+        n_steps = int(budget.amount / cost(model, Training(seq_len)).flops_training(batch * seq_len))
         why, source = f"{budget} over the model FLOPs of a step", "exact"
     else:
         n_steps = int(funds.train_seconds / step_seconds)

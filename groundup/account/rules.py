@@ -18,6 +18,7 @@ from groundup.account.execution import CPU, GPU, Recompute
 from groundup.account.law import LossLaw
 from groundup.account.memory import training_memory
 from groundup.account.shapes import Architecture, architecture
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -60,7 +61,7 @@ class Figures(NamedTuple):
 @lru_cache(maxsize=1024)
 def figures(config: ModelConfig, seq_len: int) -> Figures:
     """A model's figures by its exact cost, kept: one plan looks at the same shapes several times."""
-    counted = cost(config, seq_len=seq_len)
+    counted = cost(config, Training(seq_len))
     n = counted.parameters_non_embedding + config.vocab_size * config.d_model
     return Figures(counted.parameters, n, counted.flops_per_token_training)
 
@@ -261,10 +262,10 @@ def choose_recompute(
     def needs(policy: Recompute) -> int:
         run = replace(CPU if machine.device == "cpu" else GPU, recompute=policy)
         methods = {} if say.overrides.matrices is None else {"matrices": say.overrides.matrices}
-        return training_memory(config, batch_size=micro_batch, seq_len=seq_len, run=run, accumulating=accumulating, **methods).peak_bytes
+        return training_memory(config, Training(seq_len, micro_batch, 1 + accumulating, run=run, **methods)).peak_bytes
 
     def more(policy: Recompute) -> float:
-        tree = cost(config, seq_len=seq_len, run=replace(CPU, recompute=policy)).tree
+        tree = cost(config, Training(seq_len, run=replace(CPU, recompute=policy))).tree
         return tree.recomputed_flops / tree.training_flops
 
     asked, limit = say.overrides.recompute, MEMORY_SHARE * machine.memory_bytes

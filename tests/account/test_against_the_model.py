@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.account import CPU, cost
 from groundup.account.memory import optimizer_numbers
-from groundup.kernels.attention import BLOCK
+from groundup.account.workload import Training
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
 from groundup.optim import OptimizerConfig, build_optimizer
@@ -33,7 +33,7 @@ def test_a_step_of_any_config_is_as_counted(config, batch_size, seq_len, matrice
     tokens = torch.randint(config.vocab_size, (batch_size, seq_len), generator=torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         model.loss(tokens, tokens)[0].backward()
-    counted = cost(config, seq_len=seq_len, attention_block=BLOCK, run=replace(CPU, recompute=recompute))
+    counted = cost(config, Training(seq_len, run=replace(CPU, recompute=recompute)))
     assert counter.get_total_flops() == batch_size * counted.tree.executed_training_flops
     assert {name: tuple(p.shape) for name, p in model.named_parameters()} == {w.name: w.shape for w in counted.weights}
     optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(matrices=matrices))

@@ -18,6 +18,7 @@ from groundup.account.rules import (
     choose_tokens_per_step,
     choose_vocab_size,
 )
+from groundup.account.workload import Training
 from groundup.errors import UsageError
 
 MACHINE = Machine("a machine", "cpu", 8e-12, 1e-7, 130e9, 2.5e6, 16 << 30, usd_per_hour=2.0, seconds_per_step=0.01)
@@ -41,7 +42,7 @@ def test_the_shape_is_the_laws_best_of_all_widths():
     unique = chosen.text_bytes / 3
 
     def loss(p) -> float:
-        n = cost(p.model, seq_len=p.seq_len).parameters_non_embedding + p.model.vocab_size * p.model.d_model
+        n = cost(p.model, Training(p.seq_len)).parameters_non_embedding + p.model.vocab_size * p.model.d_model
         return SMALL_SCALE.loss(n, p.tokens, unique)
 
     others = [plan("3m", d_model=width) for width in (64, 96, 128, 192, 256)]

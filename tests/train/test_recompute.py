@@ -7,6 +7,7 @@ import torch
 
 from groundup.account import CPU, cost, training_memory
 from groundup.account.shapes import architecture
+from groundup.account.workload import Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
@@ -92,7 +93,7 @@ def test_the_predicted_peak_is_within_three_percent_and_less_is_kept(name):
             standing = sum(t.numel() * t.element_size() for t in held)
             measured = standing + peak_allocated(lambda: train_step(state, batch, StepConfig(10, 8)), torch.device("cpu"))  # noqa: B023
             run = replace(CPU, allocator_overhead=0.0, recompute=policy)
-            memory = training_memory(MODELS[name], batch_size=8, seq_len=256, run=run, matrices="adamw")
+            memory = training_memory(MODELS[name], Training(256, 8, run=run, matrices="adamw"))
             assert memory.peak_bytes == pytest.approx(measured, rel=0.03), policy
             peaks[policy] = measured
     finally:
@@ -103,8 +104,8 @@ def test_the_predicted_peak_is_within_three_percent_and_less_is_kept(name):
 def test_the_account_of_what_is_computed_again_by_hand():
     config, t, d = architecture("llama", **SIZES), 256, 64
     f = config.layers[0].mlp.d_ff
-    plain = cost(config, seq_len=t).tree
-    again = {policy: cost(config, seq_len=t, run=replace(CPU, recompute=policy)).tree for policy in POLICIES}
+    plain = cost(config, Training(t)).tree
+    again = {policy: cost(config, Training(t, run=replace(CPU, recompute=policy))).tree for policy in POLICIES}
     pairs = 128 * 128 + 128 * 256
     attention, mlp = 3 * (2 * t * 3 * d * d + 2 * 2 * d * pairs), 3 * 2 * t * 2 * d * f  # without the output's, and without down's
     whole = attention + 3 * 2 * t * d * d + mlp
