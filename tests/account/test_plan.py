@@ -177,7 +177,8 @@ def test_a_text_that_is_used_up_buys_a_larger_model_not_more_epochs():
 
 def test_nothing_is_computed_again_unless_memory_forces_it():
     def chosen(memory_bytes, **overrides):
-        made = plan("3m", machine=dataclasses.replace(MACHINE, memory_bytes=memory_bytes), d_model=512, n_layers=8, prior="off", **overrides)
+        machine = dataclasses.replace(MACHINE, memory_bytes=memory_bytes)
+        made = plan("3m", machine=machine, d_model=512, n_layers=8, prior="off", **overrides)
         (line,) = (choice for choice in made.choices if choice.name == "recompute")
         return made, line
 
