@@ -19,7 +19,7 @@ from groundup.account.answers import (
     Fit,
     Gain,
     Size,
-    Training,
+    TrainedRun,
     best_model,
     how_to_train,
     largest_model,
@@ -51,7 +51,7 @@ USES = {
 }
 """Flags that have a part in each question."""
 ANYWHERE = {"device", "devices", "usd_per_hour", "json", "debug"}
-AGAIN = {"none": "nothing", "selective": "attention", "full": "layers"}
+AGAIN = {"none": "nothing", "selective": "attention", "layers": "layers"}
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ class PlanOf:
         batches = {str(s.requests.length): s.requests.batch_size for s in capacity.serving}
         return {"question": "serve", "longest_context": capacity.longest_context, "largest_batch": batches}
 
-    def _gain(self, run: Training, parameters: float, law: LossLaw, each: float, unique: float) -> dict[str, Any]:
+    def _gain(self, run: TrainedRun, parameters: float, law: LossLaw, each: float, unique: float) -> dict[str, Any]:
         if self.gain is None:
             return {}
         gain = parse_percent(self.gain)

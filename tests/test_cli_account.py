@@ -8,6 +8,7 @@ from groundup import cli
 from groundup.account import cost, find_device, training_memory
 from groundup.account.known import known_model
 from groundup.account.memory import GPU
+from groundup.account.workload import Training
 from groundup.config import to_dict
 
 MODEL = "smollm2-135m"
@@ -24,11 +25,11 @@ def figures(capsys, *arguments):
 
 def test_the_figures_are_the_accounts(capsys):
     found, config = figures(capsys, MODEL, "--seq-len", "2048", "--tokens", "1e9", "--mfu", "0.5", "--devices", "2"), known_model(MODEL)
-    flops = cost(config, seq_len=2048).flops_training(10**9)
+    flops = cost(config, Training(2048)).flops_training(10**9)
     assert (found["parameters"], found["training_flops"]) == (134_515_008, flops)
     assert found["training_seconds"] == pytest.approx(flops / (0.5 * 2 * find_device("h100").peak("bf16")))
     assert found["training_usd"] == pytest.approx(2 * 2.95 * found["training_seconds"] / 3600)
-    memory = training_memory(config, batch_size=8, seq_len=2048, run=GPU, matrices="adamw")
+    memory = training_memory(config, Training(2048, 8, run=GPU, matrices="adamw"))
     assert found["training_peak_bytes"] == memory.peak_bytes
     assert found["cache_bytes_per_token"] == 30 * 2 * 3 * 64 * 2
 
@@ -48,7 +49,7 @@ def test_a_run_and_its_configuration_count_alike(capsys, tmp_path):
 
 def test_conventions_count_a_measured_run_as_others_do(capsys):
     found = figures(capsys, MODEL, "--conventions", "--seq-len", "2048", "--tokens-per-s", "300000", "--devices", "2")
-    exact = cost(known_model(MODEL), seq_len=2048).mfu(300_000, 2 * find_device("h100").peak("bf16"))
+    exact = cost(known_model(MODEL), Training(2048)).mfu(300_000, 2 * find_device("h100").peak("bf16"))
     lines = found["conventions"]
     assert lines["exact, causal pairs"]["utilization"] == pytest.approx(exact)
     assert lines["6N"]["flops_per_token"] == 6 * 134_515_008

@@ -3,8 +3,8 @@
 Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products count (and the triangular solves of a linear mixer), so norms,
 activations, rotations, softmax and the loss are 0, and so is an embedding lookup (their bytes count: see ``account.work``). Backward is
 twice forward (one product for the input's gradient, one for the weight's), once where the input needs no gradient. Attention counts the
-query-key pairs that the mask lets through: *model* FLOPs. The pairs that a kernel computes and then masks are in the *executed* FLOPs and
-nowhere else.
+query-key pairs that the mask lets through: *model* FLOPs. The pairs that a kernel computes and then masks, and products that backward
+computes again to save memory, are in the *executed* FLOPs and nowhere else.
 
 Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
 """
@@ -12,15 +12,16 @@ Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from groundup.account import work
 from groundup.account.attention_work import AttentionWork, key_blocks
 from groundup.account.execution import IDEAL, Execution
-from groundup.account.work import NOTHING, Pass, StepWork, moved_bytes
+from groundup.account.work import NOTHING, Pass, StepWork, again, moved_bytes
+from groundup.account.workload import Inference, Training
 from groundup.config import (
     DELTA_CHUNK,
     GATED,
@@ -35,7 +36,6 @@ from groundup.config import (
     Norm,
     check,
 )
-from groundup.errors import UsageError
 
 Kind = Literal["matrix", "table", "head", "gate", "vector"]
 
@@ -76,6 +76,10 @@ class Component:
     """The part of its own weights that works on a token: (2, 8) where 2 experts of 8 do."""
     own_work: StepWork = NOTHING
     """What its own operations execute, for one sequence: the products with their sizes, and the passes over memory."""
+    mixes: bool = False
+    """Whether its products are between tokens (queries and keys, or a token and a state), and not with weights."""
+    own_cached: int = 0
+    """Numbers that a cache holds for it when the sequence has been read: keys and values, latents, or a state."""
     parts: tuple[Component, ...] = ()
     """What it is made of."""
 
@@ -107,6 +111,16 @@ class Component:
         return self.own_forward_flops + sum(p.forward_flops for p in self.parts)
 
     @cached_property
+    def mixing_flops(self) -> int:
+        """Of the forward model FLOPs those between tokens; the others are of products with weights."""
+        return self.own_forward_flops * self.mixes + sum(p.mixing_flops for p in self.parts)
+
+    @cached_property
+    def cached_numbers(self) -> int:
+        """Numbers that a cache holds when the sequence has been read."""
+        return self.own_cached + sum(p.cached_numbers for p in self.parts)
+
+    @cached_property
     def backward_flops(self) -> int:
         """Model FLOPs of one backward pass."""
         return self.backward_factor * self.own_forward_flops + sum(p.backward_flops for p in self.parts)
@@ -123,10 +137,23 @@ class Component:
         return own + sum(p.executed_forward_flops for p in self.parts)
 
     @cached_property
+    def recomputed_flops(self) -> int:
+        """FLOPs of the forward products that backward executes once more, masked pairs included."""
+        own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
+        return own * self.own_recomputed + sum(p.recomputed_flops for p in self.parts)
+
+    @cached_property
     def executed_training_flops(self) -> int:
-        """FLOPs of the products that forward and backward execute, masked pairs included."""
+        """FLOPs of the products that forward and backward execute, masked pairs and recomputed products included."""
         own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
         return own * (1 + self.backward_factor + self.own_recomputed) + sum(p.executed_training_flops for p in self.parts)
+
+    def recomputed(self, last: str | None) -> Component:
+        """The same where backward computes it again, but for the product called ``last``, whose result backward does not need."""
+        if self.name == last:
+            return self
+        parts = tuple(part.recomputed(last) for part in self.parts)
+        return replace(self, own_recomputed=self.own_recomputed + 1, own_work=again(self.own_work), parts=parts)
 
     def forward_bytes(self, batch_size: int = 1, number_bytes: float = 2) -> float:
         """Bytes that a forward pass over ``batch_size`` sequences reads and writes, at ``number_bytes`` an activation."""
@@ -159,12 +186,23 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs on sequences of one length; every number is a sum or a ratio over ``tree``."""
+    """What a model costs on a workload; every number is a sum or a ratio over ``tree``."""
 
+    config: ModelConfig
+    """The model."""
+    workload: Training | Inference
+    """What it does."""
     tree: Component
-    """The model, for one sequence."""
-    seq_len: int
-    """T, tokens in that sequence."""
+    """The model, for one sequence: of training, or a prompt."""
+
+    @property
+    def seq_len(self) -> int:
+        """T, tokens in that sequence."""
+        return self.workload.seq_len if isinstance(self.workload, Training) else self.workload.prompt_tokens
+
+    def decoding(self, n_keys: int) -> Component:
+        """The tree of one more token, which attends to n_keys keys, itself included."""
+        return forward_pass(self.config, 1, n_keys - 1)
 
     @property
     def parameters(self) -> int:
@@ -226,32 +264,31 @@ class Cost:
         return [Row(name, n, flops, flops / self.tree.training_flops) for name, (n, flops) in totals.items()]
 
 
-def cost(
-    config: ModelConfig,
-    *,
-    seq_len: int,
-    document_lengths: Sequence[int] | None = None,
-    attention_block: int | None = None,
-    prior_shape: tuple[int, int] | None = None,
-    run: Execution | None = None,
-) -> Cost:
-    """Counts a model on sequences of ``seq_len`` tokens.
+def cost(config: ModelConfig, workload: Training | Inference) -> Cost:
+    """Counts a model on a workload: a training step over one sequence, or the prefill of one prompt (``Cost.decoding`` is what follows it).
 
-    ``document_lengths`` are the lengths of the documents packed into the sequence (their sum is seq_len; a document cut by the sequence
-    counts with what is inside); attention never crosses them. Without them the sequence is one document.
-    ``attention_block`` describes the attention that runs, for executed FLOPs only: None computes all T x T scores, n takes queries n at a
-    time against the keys from the first query's window to the last query, whatever the documents.
-    ``run`` says which operations are one kernel, for the bytes: without it every tensor goes over memory once a component, and attention is
-    one kernel. With it executed FLOPs follow as well: its blocks, or where attention is one kernel the scores computed again going back.
-    ``prior_shape`` is (experts, features) of the counts, as the decoder takes it; with it a config that has a prior gets its gate.
+    Bytes and executed FLOPs follow the workload's ``run``: where that is None every tensor goes over memory once a component, attention is
+    one kernel, and all T x T scores count as executed; else executed are the blocks of its attention, or where that is one kernel the
+    scores computed again going back, and what it recomputes.
 
-    Raises UsageError for a length that makes no sense.
+    Raises UsageError for sizes that make no sense.
     """
     check(config)
-    _check_lengths(config, seq_len, document_lengths, attention_block)
-    t, d = seq_len, config.d_model
-    block = attention_block if run is None or attention_block is not None else run.attention_block
-    seq = _Sequence(seq_len, tuple(document_lengths or (seq_len,)), block, run)
+    workload.check(config)
+    if isinstance(workload, Inference):
+        return Cost(config, workload, forward_pass(config, workload.prompt_tokens))
+    t = workload.seq_len
+    return Cost(config, workload, _model(config, _Sequence(t, workload.document_lengths or (t,), workload.run, t), workload.prior_shape))
+
+
+@lru_cache(maxsize=256)
+def forward_pass(config: ModelConfig, tokens: int, cached: int = 0) -> Component:
+    """The tree of reading so many tokens of a sequence after so many that a cache holds, into the cache, with logits of the last only."""
+    return _model(config, _Sequence(tokens, (tokens,), None, 1, cached), None)
+
+
+def _model(config: ModelConfig, seq: _Sequence, prior_shape: tuple[int, int] | None) -> Component:
+    t, d = seq.length, config.d_model
     parts = [
         Component(
             "embedding", (Weight("embedding.weight", (config.vocab_size, d), "table"),), own_work=work.lookup(t, config.vocab_size, d)
@@ -272,13 +309,13 @@ def cost(
         parts.append(_norm("final_norm", config.final_norm, d, seq))
     matrix = () if config.tied else (Weight("head.weight", (config.vocab_size, d), "head"),)
     bias = (Weight("head_bias", (config.vocab_size,), "vector"),) if config.head_bias else ()
-    made = work.head(t, d, config.vocab_size, bias=config.head_bias, run=seq.executed_as)
-    parts.append(Component("head", matrix + bias, 2 * t * d * config.vocab_size, own_work=made))
+    made = work.head(seq.logits, d, config.vocab_size, bias=config.head_bias, run=seq.executed_as)
+    parts.append(Component("head", matrix + bias, 2 * seq.logits * d * config.vocab_size, own_work=made))
     if config.prior is not None and prior_shape is not None:
         parts.append(prior_gate(d, *prior_shape, tokens=t))
     softcap = config.logit_softcap is not None
-    parts.append(Component("loss", own_work=work.loss(t, config.vocab_size, softcap=softcap, run=seq.executed_as)))
-    return Cost(Component("model", parts=tuple(parts)), seq_len)
+    parts.append(Component("loss", own_work=work.loss(seq.logits, config.vocab_size, softcap=softcap, run=seq.executed_as)))
+    return Component("model", parts=tuple(parts))
 
 
 def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_hidden: int = PRIOR_GATE_WIDTH) -> Component:
@@ -326,8 +363,10 @@ def executed_pairs(seq_len: int, window: int | None, block: int | None) -> int:
 class _Sequence(NamedTuple):
     length: int
     documents: tuple[int, ...]
-    block: int | None
     run: Execution | None
+    logits: int
+    cached: int | None = None
+    """Tokens that a cache holds before these; None where there is no cache."""
 
     @property
     def executed_as(self) -> Execution:
@@ -336,24 +375,23 @@ class _Sequence(NamedTuple):
     @property
     def flash(self) -> bool:
         """Whether executed FLOPs are those of one kernel, which skips what the mask hides and computes the scores twice."""
-        return self.run is not None and self.block is None
+        return self.run is not None and self.run.attention_block is None
 
     def pairs(self, window: int | None) -> int:
+        if self.cached:
+            return causal_pairs(self.cached + self.length, window) - causal_pairs(self.cached, window)
         return sum(causal_pairs(length, window) for length in self.documents)
 
     def executed_pairs(self, window: int | None) -> int:
-        return self.pairs(window) if self.flash else executed_pairs(self.length, window, self.block)
+        if self.flash or self.cached:
+            return self.pairs(window)
+        return executed_pairs(self.length, window, self.run.attention_block if self.run else None)
 
-
-def _check_lengths(config: ModelConfig, seq_len: int, documents: Sequence[int] | None, block: int | None) -> None:
-    if seq_len < 1:
-        raise UsageError(f"seq_len must be at least 1, not {seq_len}")
-    if seq_len > config.context_length:
-        raise UsageError(f"seq_len {seq_len} is longer than the model's context_length {config.context_length}; shorten it or raise that")
-    if block is not None and block < 1:
-        raise UsageError(f"attention_block must be at least 1, not {block}; leave it out for an attention that computes every score")
-    if documents is not None and (sum(documents) != seq_len or min(documents) < 1):
-        raise UsageError(f"document_lengths must be at least 1 each and sum to seq_len {seq_len}; they sum to {sum(documents)}")
+    def kept_keys(self, window: int | None) -> int:
+        """Tokens whose keys and values a cache holds afterwards."""
+        if self.cached is None:
+            return 0
+        return self.cached + self.length if window is None else min(self.cached + self.length, window)
 
 
 _NORMS = {
@@ -366,23 +404,39 @@ _NORMS = {
 
 
 def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Component:
-    d, mixer = config.d_model, f"{name}.mixer"
+    d, policy = config.d_model, seq.executed_as.recompute
     match layer.mixer:
         case LatentAttention():
-            mixing = _latent(mixer, layer.mixer, d, seq)
+            mixer = _latent(f"{name}.mixer", layer.mixer, d, seq)
         case LinearMixer():
-            mixing = _linear_mixer(mixer, layer.mixer, d, seq)
+            mixer = _linear_mixer(f"{name}.mixer", layer.mixer, d, seq)
         case Attention():
-            mixing = _attention(mixer, layer.mixer, config, seq)
-    mlp = layer.mlp
-    parts = (mixing, _experts(f"{name}.mlp", mlp, d, seq) if isinstance(mlp, Experts) else _dense(f"{name}.mlp", mlp, d, seq))
-    parts += tuple(_norm(f"{name}.{norm}", layer.norm, d, seq) for norm in _NORMS[layer.placement])
-    return Component(name, parts=(*parts, Component(f"{name}.residual", own_work=work.residual(seq.length, d))))
+            mixer = _attention(f"{name}.mixer", layer.mixer, config, seq)
+    match layer.mlp:
+        case Experts():
+            mlp, last = _experts(f"{name}.mlp", layer.mlp, d, seq), _last_of_experts(f"{name}.mlp", layer.mlp)
+        case Dense():
+            mlp, last = _dense(f"{name}.mlp", layer.mlp, d, seq), f"{name}.mlp.down"
+    parts = (
+        mixer.recomputed(f"{name}.mixer.output") if policy == "attention" else mixer,
+        mlp.recomputed(last) if policy == "mlp" else mlp,
+        *(_norm(f"{name}.{norm}", layer.norm, d, seq) for norm in _NORMS[layer.placement]),
+        Component(f"{name}.residual", own_work=work.residual(seq.length, d)),
+    )
+    whole = Component(name, parts=parts)
+    # a norm at the layer's end needs what the last product made
+    return whole.recomputed(last if layer.placement == "pre" else None) if policy == "layers" else whole
+
+
+def _last_of_experts(name: str, mlp: Experts) -> str | None:
+    """The product whose result backward does not need: experts' results are multiplied by the router's weights, so it does theirs."""
+    return None if mlp.shared is None or mlp.shared_gate else f"{name}.shared.down"
 
 
 def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> Component:
     d, q, kv, t = config.d_model, a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, seq.length
     does = AttentionWork(a, t, seq.pairs(a.window), seq.executed_as, d)
+    kept = 2 * kv * seq.kept_keys(a.window)
     parts = [
         _linear(f"{name}.query", q, d, t, a.bias),
         _linear(f"{name}.key", kv, d, t, a.bias),
@@ -400,72 +454,95 @@ def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> 
         parts.append(Component(f"{name}.value_embedding", (table,), own_work=does.value_embedding(config.vocab_size)))
         parts.append(_linear(f"{name}.value_gate", a.n_kv_heads, d, t, False, "gate"))
     model, executed = 2 * q * seq.pairs(a.window), 2 * q * seq.executed_pairs(a.window)  # one product of E numbers for each head
-    parts.append(Component(f"{name}.scores", (), model, executed, own_recomputed=int(seq.flash), own_work=does.scores()))
-    parts.append(Component(f"{name}.weighted_values", (), model, executed, own_work=does.weighted_values()))
+    parts.append(Component(f"{name}.scores", (), model, executed, own_recomputed=int(seq.flash), own_work=does.scores(), mixes=True))
+    parts.append(Component(f"{name}.weighted_values", (), model, executed, own_work=does.weighted_values(), mixes=True))
     if a.output_gate:
         parts.append(_linear(f"{name}.output_gate", q, d, t, False))
     parts.append(_linear(f"{name}.output", d, q, t, a.output_bias))
-    return Component(name, parts=tuple(parts))
+    return Component(name, parts=tuple(parts), own_cached=kept)
 
 
 def _latent(name: str, a: LatentAttention, d: int, seq: _Sequence) -> Component:
-    """The full form, which training and prefill run: keys and values of all heads are made from the latents."""
-    t, width = seq.length, a.n_heads * (a.head_dim + a.rotary_dim)
+    """Latent attention in the form that runs: full, or absorbed where a cache holds earlier tokens.
+
+    In full, keys and values of all heads are made from the latents, and a pair is 2 H (E + R) + 2 H V FLOPs. Absorbed, the heads' own
+    matrices meet the query and what it read instead, which is as many FLOPs, and a pair is 2 H (C + R) + 2 H C: attention over latents,
+    one key for all heads (DeepSeek-V2, 2024, section 2.1.2).
+    """
+    t, pairs, executed = seq.length, seq.pairs(None), seq.executed_pairs(None)
     parts = []
     if a.q_rank is not None:
         parts.append(_linear(f"{name}.query_latent", a.q_rank, d, t, a.bias))
         parts.append(_norm(f"{name}.query_norm", a.latent_norm, a.q_rank, seq))
-    parts.append(_linear(f"{name}.query", width, a.q_rank or d, t, False))
+    parts.append(_linear(f"{name}.query", a.n_heads * (a.head_dim + a.rotary_dim), a.q_rank or d, t, False))
     parts.append(_linear(f"{name}.latent", a.kv_rank + a.rotary_dim, d, t, a.bias))
     parts.append(_norm(f"{name}.latent_norm", a.latent_norm, a.kv_rank, seq))
     parts.append(_linear(f"{name}.key_value", a.n_heads * (a.head_dim + a.value_dim), a.kv_rank, t, False))
-    pairs, executed = seq.pairs(None), seq.executed_pairs(None)
+    key_heads, key, value = (1, a.kv_rank, a.kv_rank) if seq.cached else (a.n_heads, a.head_dim, a.value_dim)
     of_keys, of_values = (
-        AttentionWork(Attention(a.n_heads, a.n_heads, dim, rotary=None), t, pairs, seq.executed_as, d)
-        for dim in (a.head_dim + a.rotary_dim, a.value_dim)
+        AttentionWork(Attention(a.n_heads, key_heads, dim, rotary=None), t, pairs, seq.executed_as, d)
+        for dim in (key + a.rotary_dim, value)
     )
-    values = 2 * a.n_heads * a.value_dim
-    parts.append(
-        Component(
-            f"{name}.scores",
-            (),
-            2 * width * pairs,
-            2 * width * executed,
-            own_recomputed=int(seq.flash),
-            own_work=of_keys.scores(),
-        )
-    )
-    parts.append(Component(f"{name}.weighted_values", (), values * pairs, values * executed, own_work=of_values.weighted_values()))
+    for leaf, dim, recomputed, does in (
+        ("scores", key + a.rotary_dim, int(seq.flash), of_keys.scores()),
+        ("weighted_values", value, 0, of_values.weighted_values()),
+    ):
+        flops = 2 * a.n_heads * dim
+        parts.append(Component(f"{name}.{leaf}", (), flops * pairs, flops * executed, own_recomputed=recomputed, own_work=does, mixes=True))
     parts.append(_linear(f"{name}.output", d, a.n_heads * a.value_dim, t, a.bias))
-    return Component(name, parts=tuple(parts))
+    return Component(name, parts=tuple(parts), own_cached=(a.kv_rank + a.rotary_dim) * seq.kept_keys(None))
 
 
 def _linear_mixer(name: str, a: LinearMixer, d: int, seq: _Sequence) -> Component:
-    """The form in chunks of c tokens. A triangular solve of c rows with n columns is c^2 n FLOPs, and going back a solve and a product."""
-    t, h, e, v = seq.length, a.n_heads, a.key_dim, a.value_dim
-    keys, values = a.n_key_heads * e, h * v
-    chunks = [min(DELTA_CHUNK, t - start) for start in range(0, t, DELTA_CHUNK)]
-    # the first chunk meets no state, and nothing reads the last one's
-    solved = sum(c * c * (v if i == 0 else v + e) for i, c in enumerate(chunks)) * h
-    within = sum(c * c for c in chunks) * h * (4 * e + 2 * v)
-    across = (2 * sum(chunks[1:]) + sum(chunks[:-1])) * 2 * e * v * h
+    """Projections and the short convolution, then the rule: in chunks, or token by token where decoding."""
+    t, h = seq.length, a.n_heads
+    keys, values = a.n_key_heads * a.key_dim, h * a.value_dim
+    mixed = 2 * keys + values
     widths = {"query": keys, "key": keys, "value": values, "output_gate": values, "beta": h, "decay": h}
     parts = [_linear(f"{name}.{leaf}", width, d, t, False) for leaf, width in widths.items()]
-    held = (Weight(f"{name}.convolution.weight", (2 * keys + values, a.conv_width), "vector"),)
-    mixed = t * (2 * keys + values)
-    convolved = StepWork(
-        (Pass(3 * a.conv_width * mixed, 2 * a.conv_width * mixed, calls=2 * a.conv_width),),
-        (Pass(5 * a.conv_width * mixed, 3 * a.conv_width * mixed, calls=4 * a.conv_width),),
-    )
+    held = (Weight(f"{name}.convolution.weight", (mixed, a.conv_width), "vector"),)
+    taps = a.conv_width * mixed * t
+    convolved = StepWork((Pass(3 * taps, 2 * taps, calls=2 * a.conv_width),), (Pass(5 * taps, 3 * taps, calls=4 * a.conv_width),))
     parts.append(Component(f"{name}.convolution", held, own_work=convolved))
     parts.append(Component(f"{name}.rates", tuple(Weight(f"{name}.{leaf}", (h,), "vector") for leaf in ("log_rate", "decay_bias"))))
-    for leaf, flops, back in (("triangular_solve", solved, 3), ("within_chunks", within, 2), ("across_chunks", across, 2)):
-        moved = Pass(mixed, values * t, flops=flops, calls=len(chunks))
-        does = StepWork((moved,), (Pass(mixed + values * t, mixed, flops=back * flops, calls=2 * len(chunks)),))
-        parts.append(Component(f"{name}.{leaf}", (), flops, backward_factor=back, own_work=does))
-    parts.append(Component(f"{name}.norm", _gains(f"{name}.norm", a.norm, v), own_work=work.norm(a.norm, t * h, v, seq.executed_as)))
+    parts += _delta_step(name, a) if t == 1 and seq.cached is not None else _delta_chunks(name, a, seq)
+    parts.append(
+        Component(
+            f"{name}.norm", _gains(f"{name}.norm", a.norm, a.value_dim), own_work=work.norm(a.norm, t * h, a.value_dim, seq.executed_as)
+        )
+    )
     parts.append(_linear(f"{name}.output", d, values, t, False))
-    return Component(name, parts=tuple(parts))
+    kept = 0 if seq.cached is None else a.key_dim * values + (a.conv_width - 1) * mixed
+    return Component(name, parts=tuple(parts), own_cached=kept)
+
+
+def _delta_step(name: str, a: LinearMixer) -> list[Component]:
+    """One token and the state: read for its key, corrected, and read for its query, 6 H E V FLOPs."""
+    state, outside = a.n_heads * a.key_dim * a.value_dim, 2 * a.n_key_heads * a.key_dim + a.n_heads * a.value_dim
+    does = StepWork((Pass(state + outside, state + a.n_heads * a.value_dim, flops=6 * state, calls=8),))
+    return [Component(f"{name}.state", (), 6 * state, own_work=does, mixes=True)]
+
+
+def _delta_chunks(name: str, a: LinearMixer, seq: _Sequence) -> list[Component]:
+    """The form in chunks of c tokens. A triangular solve of c rows with n columns is c^2 n FLOPs, and going back a solve and a product.
+
+    A first chunk without a cache behind it meets no state, and the last one's is made only where a cache keeps it.
+    """
+    t, h, e, v = seq.length, a.n_heads, a.key_dim, a.value_dim
+    chunks = [min(DELTA_CHUNK, t - start) for start in range(0, t, DELTA_CHUNK)]
+    met = chunks if seq.cached else chunks[1:]
+    left = chunks[:-1] if seq.cached is None else chunks
+    solved = (sum(c * c for c in chunks) * v + sum(c * c for c in met) * e) * h
+    within = sum(c * c for c in chunks) * h * (4 * e + 2 * v)
+    across = (2 * sum(met) + sum(left)) * 2 * e * v * h
+    mixed, values = t * (2 * a.n_key_heads * e + h * v), t * h * v
+    found = []
+    for leaf, flops, back in (("triangular_solve", solved, 3), ("within_chunks", within, 2), ("across_chunks", across, 2)):
+        forward = Pass(mixed, values, flops=flops, calls=len(chunks))
+        backward = Pass(mixed + values, mixed, flops=back * flops, calls=2 * len(chunks))
+        does = StepWork((forward,), (backward,))
+        found.append(Component(f"{name}.{leaf}", (), flops, backward_factor=back, own_work=does, mixes=True))
+    return found
 
 
 def _experts(name: str, mlp: Experts, d: int, seq: _Sequence) -> Component:
