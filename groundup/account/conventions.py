@@ -34,14 +34,14 @@ class Convention:
 
 
 def active_parameters(counted: Cost) -> int:
-    """Parameters that take part in one token's pass: all but lookup tables, of which it reads a row, and a tied head's matrix.
+    """Parameters that take part in one token's pass: of lookup tables a row, of experts those chosen, and a tied head's matrix.
 
     Of a table of n-grams it is one row too, however many orders share it.
     """
     tables = [w for w in counted.weights if w.kind == "table"]
     head = 0 if any(w.kind == "head" for w in counted.weights) else next(w.numbers for w in tables if w.name == "embedding.weight")
     rows = sum(w.shape[-1] for w in tables)
-    return counted.parameters - sum(w.numbers for w in tables) + rows + head
+    return counted.active_parameters - sum(w.numbers for w in tables) + rows + head
 
 
 def attention_square(config: ModelConfig, seq_len: int) -> int:

@@ -1,13 +1,15 @@
 """What it costs to answer: FLOPs, bytes and seconds of prefill and decoding, and the key-value cache between them.
 
-Decoding reads every weight once a step, whatever the batch, and each sequence's cache; so a step's time is, for the weights and for the
-caches apart, the larger of FLOPs / peak and bytes / bandwidth (the roofline of Williams et al. 2009; Pope et al. 2022, section 3).
+Decoding reads every weight once a step, whatever the batch (of experts, those that some token chose), and each sequence's cache; so a
+step's time is, for the weights and for the caches apart, the larger of FLOPs / peak and bytes / bandwidth (the roofline of Williams et al.
+2009; Pope et al. 2022, section 3).
 
 Symbols: B sequences, T prompt tokens, S keys that a query meets, H heads, K kv heads, E head_dim, L layers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,11 +47,17 @@ class Serving:
         """Bytes of all weights."""
         return self.cost.parameters * self.requests.weight_bytes
 
-    @cached_property
-    def read_bytes(self) -> float:
-        """Bytes of weights that a decoding step reads: all but lookup tables, of which it takes a row a sequence."""
+    def read_bytes(self, tokens: float) -> float:
+        """Bytes of weights that so many tokens at once read: all but lookup tables, of which each takes a row.
+
+        Of X experts of which each token chooses A, X (1 - (1 - A/X)^tokens) are read on average where all are as likely.
+        """
         tied = self.config.vocab_size * self.config.d_model if self.config.tied else 0  # the embedding is the head's matrix too
-        return (sum(w.numbers for w in self.cost.weights if w.kind != "table") + tied) * self.requests.weight_bytes
+        read = float(tied)
+        for _, part in self.cost.tree.walk():
+            some, of = part.own_active
+            read += sum(w.numbers for w in part.weights if w.kind != "table") * (1 - (1 - some / of) ** tokens)
+        return read * self.requests.weight_bytes
 
     @property
     def caches_bytes(self) -> float:
@@ -69,23 +77,27 @@ class Serving:
 
     @property
     def compute_bound_batch(self) -> float:
-        """B from which on products with weights take longer to compute than their weights to read: peak x bytes / (bandwidth x FLOPs)."""
-        return self._peak * self.read_bytes / (self._bandwidth * _weight_flops(self.cost.decoding(1)))
+        """B from which on products with weights take longer to compute than their weights to read: peak x bytes / (bandwidth x FLOPs).
+
+        All experts are read then, if not at any smaller B.
+        """
+        return self._peak * self.read_bytes(math.inf) / (self._bandwidth * _weight_flops(self.cost.decoding(1)))
 
     @property
     def seconds_to_first_token(self) -> float:
         """Prefill of the batch: compute against one reading of the weights."""
-        return self._roofline(self.requests.batch_size * self.cost.tree.forward_flops, self.read_bytes)
+        n = self.requests.batch_size
+        return self._roofline(n * self.cost.tree.forward_flops, self.read_bytes(n * self.requests.prompt_tokens))
 
     def seconds_per_token(self, n_keys: int) -> float:
         """A decoding step of the batch in which each query meets n_keys keys."""
         n, step = self.requests.batch_size, self.cost.decoding(n_keys)
-        weights = self._roofline(n * _weight_flops(step), self.read_bytes)
+        weights = self._roofline(n * _weight_flops(step), self.read_bytes(n))
         return weights + self._roofline(n * step.mixing_flops, n * step.cached_numbers * self.requests.cache_bytes)
 
     @property
     def seconds_per_output_token(self) -> float:
-        """Mean over the decoding steps of a request: that of the middle one, for a step's time is linear in the keys."""
+        """Mean over the decoding steps of a request: that of the middle one, for without windows a step's time is linear in the keys."""
         return self.seconds_per_token(self.requests.prompt_tokens + max(1, self.requests.new_tokens // 2))
 
     @property

@@ -10,7 +10,7 @@ from model_shapes import LLAMA_3_8B, SMOLLM2_135M, configs, uniform
 from groundup.account import cost
 from groundup.account.conventions import active_parameters, conventions
 from groundup.account.workload import Training
-from groundup.config import HashEmbedding
+from groundup.config import Experts, HashEmbedding
 from groundup.errors import UsageError
 
 
@@ -56,6 +56,13 @@ def test_a_tied_table_is_a_head_too_and_a_table_of_n_grams_is_never_multiplied()
     hashed = dataclasses.replace(plain, hash_embedding=HashEmbedding(n_rows=5000))
     assert active_parameters(cost(hashed, Training(4))) - active_parameters(cost(plain, Training(4))) == 8
     assert active_parameters(cost(SMOLLM2_135M, Training(4))) == 134_515_008 + 576
+
+
+def test_experts_that_are_not_chosen_are_not_active():
+    dense = uniform(100, 8, 2, (2, 1, 4), 16)
+    mixture = dataclasses.replace(dense, layers=tuple(dataclasses.replace(x, mlp=Experts(8, 3, 16)) for x in dense.layers))
+    whole, active = cost(mixture, Training(4)), by_name(mixture)["6N, active only"].flops_per_token
+    assert active == 6 * (whole.parameters - 2 * 5 * 3 * 8 * 16 - 99 * 8)
 
 
 @given(configs(), st.integers(1, 64))
