@@ -13,8 +13,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from groundup.account.cost import Component, Cost, cost, forward_pass
+from groundup.account.component import Component
+from groundup.account.cost import Cost, cost
 from groundup.account.devices import Device
+from groundup.account.tree import forward_pass
 from groundup.account.workload import Inference
 from groundup.config import ModelConfig
 from groundup.errors import UsageError

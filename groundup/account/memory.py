@@ -15,11 +15,13 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from groundup.account.attention_work import key_blocks
-from groundup.account.cost import Component, Cost, Weight, cost, executed_pairs
+from groundup.account.component import Component, Weight
+from groundup.account.cost import Cost, cost
 from groundup.account.execution import CPU as CPU
 from groundup.account.execution import GPU as GPU
 from groundup.account.execution import Execution as Execution
 from groundup.account.kinds import check_predicted
+from groundup.account.tree import executed_pairs
 from groundup.account.workload import Training
 from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
 from groundup.errors import UsageError

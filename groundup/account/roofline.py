@@ -13,7 +13,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from groundup.account.cost import Component, Cost, cost
+from groundup.account.component import Component
+from groundup.account.cost import Cost, cost
 from groundup.account.devices import Device
 from groundup.account.execution import CPU, GPU, Execution
 from groundup.account.updates import update_work

@@ -11,9 +11,9 @@ from model_shapes import configs
 from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.account import cost, find_device
-from groundup.account.cost import forward_pass
 from groundup.account.inference import Serving, cache_bytes
 from groundup.account.known import KNOWN, known_model
+from groundup.account.tree import forward_pass
 from groundup.account.workload import Inference, Training
 from groundup.config import Attention, Dense, Experts, LatentAttention, Layer, LinearMixer, ModelConfig
 from groundup.errors import UsageError

@@ -1,14 +1,16 @@
 """Recomputation changes what is kept, not what is learned: equal bits, the FLOPs and the bytes that the account says."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.account import CPU, cost, training_memory
 from groundup.account.shapes import architecture
 from groundup.account.workload import Training
-from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
+from groundup.config import Attention, Dense, Experts, LatentAttention, Layer, LinearMixer, ModelConfig, Norm
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
 from groundup.optim import OptimizerConfig, build_optimizer
@@ -17,6 +19,11 @@ from groundup.train.recompute import apply_recompute
 from groundup.train.step import StepConfig, TrainBatch, TrainState, train_step
 
 POLICIES = ("none", "attention", "mlp", "layers")
+# torch's counter passes over these
+COUNTED = {
+    torch.ops.aten.addmm_: lambda into, a, b, **_: 2 * a[0] * a[1] * b[1],
+    torch.ops.aten.linalg_solve_triangular: lambda a, b, **_: math.prod(a) * b[-1],
+}
 SIZES = {"vocab_size": 512, "d_model": 64, "n_layers": 3, "head_dim": 16, "context_length": 256}
 SANDWICH = ModelConfig(
     512, 64, 256, (Layer(Attention(4, 2, 16, window=100), Dense(128, "gelu", bias=True), Norm("layer"), "sandwich"),) * 2
@@ -26,6 +33,13 @@ MODELS = {
     "llama": architecture("llama", **SIZES),
     "sandwich": replace(SANDWICH, final_norm=Norm()),
     "post": replace(SANDWICH, layers=(replace(SANDWICH.layers[0], placement="post"),) * 2),
+}
+LATENT, LINEAR = LatentAttention(4, 16, 8, 12, 20, q_rank=24), LinearMixer(4, 2, 8, 12)
+OPEN = {  # kinds that open models have: what is the last that backward needs differs
+    "routed experts last": (Layer(LATENT, Experts(4, 2, 32)), Layer(LINEAR, Experts(4, 2, 32))),
+    "shared expert last": (Layer(LATENT, Experts(4, 2, 32, shared=Dense(40))),),
+    "its gate last": (Layer(LINEAR, Experts(4, 2, 32, shared=Dense(40), shared_gate=True)),),
+    "a gate before the output": (Layer(Attention(4, 2, 16, output_gate=True, sinks=True), Dense(40, "geglu"), placement="after"),),
 }
 
 
@@ -58,6 +72,18 @@ def test_loss_gradients_and_names_are_the_same_to_the_bit(name, dtype):
         assert metrics == expected and list(moved) == list(weights)
         assert all(torch.equal(found[n], gradients[n]) for n in gradients), policy
         assert all(torch.equal(moved[n], weights[n]) for n in weights), policy
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_is_multiplied_again_is_what_the_account_says(name):
+    config = ModelConfig(512, 64, 256, OPEN[name])
+    tokens = torch.randint(512, (2, 150), generator=torch.Generator().manual_seed(0))
+    for policy in POLICIES:
+        model = apply_recompute(initialize(Decoder(config), 0), policy)
+        with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
+            model.loss(tokens, tokens)[0].backward()
+        counted = cost(config, Training(150, run=replace(CPU, recompute=policy)))
+        assert counter.get_total_flops() == 2 * counted.tree.executed_training_flops, policy
 
 
 def test_threads_that_share_a_batch_recompute_each_their_own():
