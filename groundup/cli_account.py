@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tyro.conf import Positional
 
@@ -41,7 +41,7 @@ class CostOf:
     """Parameters, FLOPs, memory, time and money of a model, counted from its shape alone."""
 
     model: Positional[str]
-    """A run's folder, a config.json of groundup, or a known name such as llama-3.1-8b."""
+    """A run's folder or a Hugging Face one, its config.json alone, or a known name such as llama-3.1-8b."""
     seq_len: int | None = None
     """Tokens of a training sequence (default: the model's context, at most 4096)."""
     batch_size: int = 8
@@ -83,7 +83,7 @@ class CostOf:
         """Prints the tables."""
         from groundup.terminal import show_pairs, show_rows
 
-        config, device = open_config(self.model), find_device(self.device)
+        config, device = open_shape(self.model), find_device(self.device)
         if self.mfu is not None and not 0 < self.mfu <= 1:
             raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
         if self.devices < 1 or self.batch_size < 1:
@@ -98,17 +98,20 @@ class CostOf:
             return
         if self.tokens_per_s is not None:
             raise UsageError("--tokens-per-s is what --conventions counts: give both, or neither")
+        active = f", {counted.active_parameters:,} for a token" if counted.active_parameters < counted.parameters else ""
         show_rows(
             tree_rows(counted),
-            title=f"{self.model}: {counted.parameters:,} parameters; FLOPs of training on sequences of {seq_len:,} tokens",
+            title=f"{self.model}: {counted.parameters:,} parameters{active}; FLOPs of training on sequences of {seq_len:,} tokens",
         )
         step = self._step_time(config, seq_len)
-        training = self._training(config, counted, device, step)
+        training, unpredicted = self._training(config, counted, device, step)
         mfu, how = (step.mfu, "predicted") if self.mfu is None else (self.mfu, "given")
         show_pairs(
             [(line.label, line.show(line.value)) for line in training],
             title=f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of its {device.half_precision} peak, {how}",
         )
+        if unpredicted:
+            print(f"\n{unpredicted}; the time above is a roofline that no run of such a model was held against")
         if self.time:
             show_rows(time_rows(step), title=f"\nTime of a step of {self.batch_size} x {seq_len:,} tokens; {step.ceilings.source}")
         if self.memory:
@@ -121,7 +124,9 @@ class CostOf:
             title=f"\nServing on one {device.name}, {device.half_precision}, the roofline's seconds",
         )
         if self.json:
-            figures = {"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}
+            figures = {"model": self.model, "parameters": counted.parameters, "active_parameters": counted.active_parameters}
+            figures |= {"not_predicted": unpredicted} if unpredicted else {}
+            figures |= {x.name: x.value for x in (*training, *serving)}
             parts = {"seconds_by_part": {row.name: row.seconds for row in step.rows()}} if self.time else {}
             print(json.dumps(figures | parts))
 
@@ -158,12 +163,19 @@ class CostOf:
     def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
         return step_time(config, find_ceilings(self.device), self._workload(seq_len))
 
-    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Line]:
+    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> tuple[list[Line], str | None]:
+        """Figures of training, and why its memory is not among them."""
         tokens = int(self.tokens or 20 * counted.parameters)
         flops = counted.flops_training(tokens)
         seconds = flops / (device.peak(device.half_precision) * (self.mfu or step.mfu) * self.devices)
         usd = seconds / 3600 * device.usd_per_hour * self.devices
-        held = training_memory(config, self._workload(counted.seq_len)).peak_bytes
+        memory: list[Line] = []
+        unpredicted = None
+        try:
+            held = training_memory(config, self._workload(counted.seq_len)).peak_bytes
+            memory.append(Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)))
+        except UsageError as error:
+            unpredicted = str(error)
         pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
         return [
             Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
@@ -176,8 +188,8 @@ class CostOf:
             Line("training_flops", "FLOPs", flops, format_flops),
             Line("training_seconds", "time", seconds, format_seconds),
             Line("training_usd", "money", usd, format_usd),
-            Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)),
-        ]
+            *memory,
+        ], unpredicted
 
     def _plot(self, path: Path, config: ModelConfig, counted: Cost, timed: StepTime) -> None:
         from groundup.account.shares import shares_by_size, step_timeline
@@ -205,10 +217,13 @@ class CostOf:
         requests = Inference(prompt, min(self.new_tokens, max(1, config.context_length - prompt)), self.serve_batch)
         requests.check(config)
         serving = Serving(config, requests, device, device.half_precision)
+        first, two = (cache_bytes(config, tokens) for tokens in (1, 2))
+        grown = two - first  # a linear mixer keeps as much after one token as after many
         cached = f"weights and {self.serve_batch} x {requests.length:,} tokens of cache"
         return [
             Line("weights_bytes", "weights", serving.weights_bytes, format_bytes),
-            Line("cache_bytes_per_token", "cache of a token", cache_bytes(config, 1), format_bytes),
+            Line("cache_bytes_per_token", "cache of a token", grown, format_bytes),
+            *([Line("state_bytes", "state of a sequence, however long", first - grown, format_bytes)] if first > grown else []),
             Line("serving_bytes", cached, serving.memory_bytes, _fits(device)),
             Line("prefill_flops", "FLOPs of a prompt", serving.cost.tree.forward_flops, format_flops),
             Line("decode_flops", "FLOPs of the last token", serving.cost.decoding(requests.length).forward_flops, format_flops),
@@ -257,6 +272,17 @@ def time_rows(step: StepTime) -> list[dict[str, str]]:
         for row in step.rows()
         if row.seconds >= 0.001 * step.seconds
     ]
+
+
+def open_shape(model: str) -> ModelConfig:
+    """The configuration of a folder, of a file, ours or a family's, or of a known name."""
+
+    def translate(values: dict[str, Any], where: str) -> ModelConfig:
+        from groundup.model.families import from_family  # imports torch
+
+        return from_family(values, where)
+
+    return open_config(model, translate)
 
 
 def tree_rows(counted: Cost) -> list[dict[str, str]]:

@@ -65,6 +65,15 @@ def test_what_is_not_supported_is_named_and_the_rest_still_said(folder, capsys):
     assert said.count("not supported: ") == 3 and found["licence"] == "mit" and found["family"] == "llama"
 
 
+def test_what_is_not_predicted_of_training_is_named_and_the_rest_said(folder, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    more = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
+    (folder / "config.json").write_text(json.dumps(config | more))
+    found, _ = inspected(capsys, str(folder))
+    assert any("memory of training is not predicted" in what for what in found["not_supported"])
+    assert found["cache_bytes"] == 4 * 64 * 2 * 32 and "training_bytes" not in found
+
+
 def test_an_unknown_family_and_missing_weights_are_named(folder, capsys):
     (folder / "model.safetensors").unlink()
     assert "has neither model.safetensors" in inspected(capsys, str(folder))[0]["not_supported"][0]

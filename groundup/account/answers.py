@@ -15,7 +15,7 @@ from typing import NamedTuple
 from groundup.account.budget import Budget, format_bytes
 from groundup.account.cluster import KERNEL_SHARE, Cluster, Step, fitting_steps, holds
 from groundup.account.cost import Cost
-from groundup.account.inference import Serving, cache_bytes
+from groundup.account.inference import Serving, cache_bytes, longest_sequence
 from groundup.account.law import LAWS, Allocation, LossLaw
 from groundup.account.layouts import Counted
 from groundup.account.plan import Plan, make_plan
@@ -226,8 +226,8 @@ class Capacity:
 
     serving: Sequence[Serving]
     """For each context length the largest batch that fits."""
-    longest_context: int
-    """Tokens of a single sequence that fit, however long the model's own context."""
+    longest_context: int | None
+    """Tokens of a single sequence that fit, however long the model's own context; None where any number does."""
     weights_bytes: float
     """Bytes of the weights."""
 
@@ -261,7 +261,7 @@ def serve(config: ModelConfig, cluster: Cluster) -> Capacity:
         one = Serving(config, Inference(max(1, length - 1), 1), together, cluster.precision)
         if one.largest_batch:
             found.append(dataclasses.replace(one, requests=Inference(max(1, length - 1), 1, one.largest_batch)))
-    return Capacity(found, int(spare // cache_bytes(config, 1)), weights)
+    return Capacity(found, longest_sequence(config, spare), weights)
 
 
 class Gain(NamedTuple):

@@ -10,6 +10,7 @@ Symbols: B sequences, T prompt tokens, S keys that a query meets, H heads, K kv 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +19,7 @@ from groundup.account.cost import Cost, cost
 from groundup.account.devices import Device
 from groundup.account.tree import forward_pass
 from groundup.account.workload import Inference
-from groundup.config import ModelConfig
+from groundup.config import Attention, ModelConfig
 from groundup.errors import UsageError
 
 
@@ -28,6 +29,16 @@ def cache_bytes(config: ModelConfig, tokens: int, number_bytes: float = 2.0) -> 
     A linear mixer's state has its size whatever the tokens.
     """
     return forward_pass(config, 1, tokens - 1).cached_numbers * number_bytes
+
+
+def longest_sequence(config: ModelConfig, spare_bytes: float, number_bytes: float = 2.0) -> int | None:
+    """Tokens of one sequence whose cache fits into so many bytes; None where the cache stops growing and fits at any length."""
+    windows = [layer.mixer.window for layer in config.layers if isinstance(layer.mixer, Attention) and layer.mixer.window is not None]
+    straight = max(windows, default=1)  # from here on every token adds as much
+    held, grown = (cache_bytes(config, tokens, number_bytes) for tokens in (straight, straight + 1))
+    if held > spare_bytes:
+        return bisect_right(range(1, straight), spare_bytes, key=lambda tokens: cache_bytes(config, tokens, number_bytes))
+    return None if grown == held else straight + int((spare_bytes - held) // (grown - held))
 
 
 @dataclass(frozen=True)

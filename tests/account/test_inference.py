@@ -11,7 +11,7 @@ from model_shapes import configs
 from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.account import cost, find_device
-from groundup.account.inference import Serving, cache_bytes
+from groundup.account.inference import Serving, cache_bytes, longest_sequence
 from groundup.account.known import KNOWN, known_model
 from groundup.account.tree import forward_pass
 from groundup.account.workload import Inference, Training
@@ -117,6 +117,16 @@ def test_a_linear_mixers_state_and_step_do_not_grow():
     assert forward_pass(config, 1, 1).forward_flops == forward_pass(config, 1, 59).forward_flops
     both = of_mixers(LINEAR, LATENT)
     assert cache_bytes(both, 60) == cache_bytes(config, 60) + cache_bytes(of_mixers(LATENT), 60)
+
+
+def test_the_longest_sequence_that_fits_and_one_more_does_not():
+    windowed = of_mixers(Attention(4, 2, 8, window=8))
+    for config in (SMALL, windowed, of_mixers(LINEAR, LATENT, Attention(2, 1, 8, window=5))):
+        for tokens in (3, 5, 7, 900):
+            spare = cache_bytes(config, tokens) + 1
+            found = longest_sequence(config, spare)
+            assert found == tokens or (config is windowed and tokens == 900 and found is None)
+    assert longest_sequence(of_mixers(LINEAR), 1e6) is None and longest_sequence(SMALL, 10) == 0
 
 
 def test_one_sequence_reads_its_experts_and_a_large_batch_reads_all():
