@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from tyro.conf import Positional
 
@@ -30,10 +30,10 @@ from groundup.account import (
 )
 from groundup.account.execution import Recompute
 from groundup.account.inference import Serving, cache_bytes
-from groundup.account.known import open_config
 from groundup.account.workload import Inference, Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
+from groundup.model.shape import open_shape
 
 
 @dataclass(frozen=True)
@@ -272,17 +272,6 @@ def time_rows(step: StepTime) -> list[dict[str, str]]:
         for row in step.rows()
         if row.seconds >= 0.001 * step.seconds
     ]
-
-
-def open_shape(model: str) -> ModelConfig:
-    """The configuration of a folder, of a file, ours or a family's, or of a known name."""
-
-    def translate(values: dict[str, Any], where: str) -> ModelConfig:
-        from groundup.model.families import from_family  # imports torch
-
-        return from_family(values, where)
-
-    return open_config(model, translate)
 
 
 def tree_rows(counted: Cost) -> list[dict[str, str]]:

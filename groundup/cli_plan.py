@@ -31,9 +31,9 @@ from groundup.account.cluster import Cluster, Step, network_of
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
 from groundup.account.rules import bytes_per_token, figures
-from groundup.cli_account import open_shape
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
+from groundup.model.shape import open_shape
 
 Pairs = list[tuple[str, str]]
 Rows = list[dict[str, Any]]
