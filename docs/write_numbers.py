@@ -19,7 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from accounting_numbers import ACCOUNTING
+from counting_numbers import COUNTING
+from evaluation_numbers import EVALUATION
+from history_numbers import HISTORY
 from page import DOCS, load, table
+from weights_numbers import WEIGHTS
 
 from groundup.account import cost, format_bytes, format_count, format_flops, parse_budget
 from groundup.account.law import SMALL_SCALE
@@ -199,7 +203,7 @@ def windows() -> str:
 
 def resamples() -> str:
     """Resamples of the bootstrap."""
-    from groundup.evaluate.bits import RESAMPLES
+    from groundup.evaluate.statistics import RESAMPLES
 
     return f"{RESAMPLES:,}"
 
@@ -254,32 +258,6 @@ def tokenizer_speeds() -> str:
     return table(("text", "tokenizer", "warm, MB/s", "first pass", "warm", "decoding"), rows)
 
 
-def open_weights() -> str:
-    """Loading others' weights beside transformers, from the result file."""
-    rows = []
-    for kind, found in load("open_weights")["loading"].items():
-        us, them = found["groundup"], found["transformers"]
-        for name, row in found.items():
-            speed, memory = them["load_s"] / us["load_s"], us["peak_bytes"] / them["peak_bytes"]
-            ratios = (f"{speed:.0f} times as fast", f"{memory:.2f}") if name == "groundup" else ("", "")
-            cells = (f"{row['load_s']:.1f} s", f"{row['first_logits_s']:.1f} s", f"{row['peak_bytes'] / 1e6:,.0f} MB")
-            rows.append((kind, name, *ratios, *cells))
-    return table(("files", "", "ratio of loading", "of memory", "loading", "to the first logits", "peak memory"), rows)
-
-
-def open_weights_memory() -> str:
-    """Memory above imports, ours as a share of theirs, by kind of files."""
-    found = load("open_weights")["loading"].items()
-    shares = {kind: row["groundup"]["above_imports_bytes"] / row["transformers"]["above_imports_bytes"] for kind, row in found}
-    return " and ".join(f"{share:.2f} ({kind})" for kind, share in shares.items())
-
-
-def agreement(key: str) -> str:
-    """A figure of the agreement with transformers on a page."""
-    found = load("open_weights")["agreement"]["transformers"]
-    return f"{found[key]:.0e}" if isinstance(found[key], float) else str(min(found[key]))
-
-
 def vocabulary_cost() -> str:
     """What one pass over a megabyte costs with vocabularies of several sizes."""
     rows = []
@@ -296,6 +274,10 @@ def vocabulary_cost() -> str:
 
 NUMBERS: dict[str, Callable[[], str]] = {
     **ACCOUNTING,
+    **HISTORY,
+    **WEIGHTS,
+    **COUNTING,
+    **EVALUATION,
     "batch-rows": training_rows,
     "candidates": candidates,
     "cat": cat,
@@ -308,11 +290,6 @@ NUMBERS: dict[str, Callable[[], str]] = {
     "machine": machine,
     "measured": measured,
     "min-bytes": lambda: f"{splits.MIN_BYTES:,}",
-    "open-weights": open_weights,
-    "open-weights-greedy": lambda: agreement("equal_greedy_tokens"),
-    "open-weights-memory": open_weights_memory,
-    "open-weights-nats": lambda: agreement("largest_difference_nats"),
-    "open-weights-tokens": lambda: f"{load('open_weights')['tokens']:,}",
     "plans": plans,
     "pretokens": pretokens,
     "printed-plan": printed_plan,

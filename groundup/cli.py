@@ -16,6 +16,8 @@ from tyro.conf import OmitArgPrefixes, Positional
 from groundup.account.rules import Overrides
 from groundup.cli_account import CostOf
 from groundup.cli_doctor import Doctor
+from groundup.cli_eval import Compress, Decompress, Eval
+from groundup.cli_history import History
 from groundup.cli_inspect import Inspect
 from groundup.cli_plan import PlanOf
 from groundup.cli_tokenizer import TokenizerRoom
@@ -196,36 +198,6 @@ class Chat:
 
 
 @dataclass(frozen=True)
-class Eval:
-    """Bits per byte of a text that the model has not seen."""
-
-    model: Positional[str]
-    """A finished run, a Hugging Face folder, a .gguf file, or hub:owner/name."""
-    data: tuple[str, ...]
-    """What to score: sources as in train."""
-    text_field: str = "text"
-    """Field of the text in JSONL and Parquet files."""
-    json: bool = False
-    """Print one machine-readable last line."""
-    debug: bool = False
-    """Show tracebacks."""
-
-    def run(self) -> None:
-        """Scores every byte of every document."""
-        from groundup.screen import show_score
-        from groundup.workbench import score_text
-
-        name, score = score_text(_open(self.model), self.data, self.text_field)
-        show_score(name, score)
-        if self.json:
-            print(
-                json.dumps(
-                    {"bits_per_byte": score.bits_per_byte, "bytes": score.n_bytes, "tokens": score.n_tokens, "interval": score.interval}
-                )
-            )
-
-
-@dataclass(frozen=True)
 class Export:
     """Writes a folder that transformers and tokenizers open, with the same ids and logits."""
 
@@ -326,6 +298,8 @@ COMMANDS = {
     "chat": Chat,
     "eval": Eval,
     "inspect": Inspect,
+    "compress": Compress,
+    "decompress": Decompress,
     "export": Export,
     "runs": Runs,
     "report": Report,
@@ -333,6 +307,7 @@ COMMANDS = {
     "cost": CostOf,
     "plan": PlanOf,
     "doctor": Doctor,
+    "history": History,
 }
 
 

@@ -1,7 +1,7 @@
 """A ``.gguf`` file: what its header says, and where each tensor's bytes are. The format of llama.cpp (``docs/gguf.md`` of ggml).
 
 The header is read here and not by the ``gguf`` package, which keeps an array for every string of the vocabulary: on a vocabulary of 49,152
-that is about a hundred times slower, and a broken count can keep it busy for ever. Tests hold this reader against that one.
+that is tens of times slower (docs/lab.md), and a broken count can keep it busy for ever. Tests hold this reader against that one.
 """
 
 from __future__ import annotations

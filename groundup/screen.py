@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from groundup.account import format_bytes, format_count, format_flops, format_seconds
-from groundup.evaluate.bits import Score
 from groundup.recorder import Listener
 from groundup.runfolder import RunFolder
 from groundup.terminal import show_rows
@@ -165,12 +164,3 @@ def conclusion(run: RunFolder, report: Path) -> None:
     console.print(
         Text(f"next:   groundup generate {folder} --prompt '...'   groundup chat {folder}   groundup runs {root}"), soft_wrap=True
     )
-
-
-def show_score(name: str, score: Score) -> None:
-    """Bits per byte of a text."""
-    console = Console(highlight=False)
-    interval = f"  (95 % over documents: {score.interval[0]:.4f} to {score.interval[1]:.4f})" if score.interval else ""
-    for predictor, bits in score.bits_per_byte.items():
-        console.print(f"{predictor:8s} {bits:.4f} bits per byte{interval if predictor == 'model' else ''}")
-    console.print(Text(f"{name}: {score.n_bytes:,} bytes, {score.n_tokens:,} tokens, every byte scored"))

@@ -78,3 +78,18 @@ def training_tokenizer() -> Iterator[Any]:
             progress.update(task, description=what, completed=done, total=total)
 
         yield told
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[Any]:
+    """A progress line on standard error for each thing that is told of: its name, how many are done, how many there are."""
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=24), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True, highlight=False)) as progress:
+        tasks: dict[str, Any] = {}
+
+        def told(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=done, total=total)
+
+        yield told

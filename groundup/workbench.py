@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from groundup.config import ModelConfig, from_dict
-from groundup.data import SPLITS, TokenStore, open_corpus, write_shards
+from groundup.data import SPLITS, TokenStore
 from groundup.errors import GroundupError, UsageError
 from groundup.evaluate.bits import Score, evaluate
 from groundup.infer.chat import Continuation, Conversation
@@ -192,9 +191,9 @@ def _pretrained_bench(found: Pretrained, device: torch.device) -> Workbench:
     return Workbench(tokenizer, {}, None, model, plan, manners)
 
 
-def encoded(tokenizer: Tokenizer, documents: Iterator, opening: int | None = None) -> Iterator:
-    """Documents with their ids, ``<|endoftext|>`` or what else opens a text first, encoded many at a time."""
-    end = np.array([tokenizer.end_of_text if opening is None else opening], np.uint32)
+def encoded(tokenizer: Tokenizer, documents: Iterator) -> Iterator:
+    """Documents with their ids, ``<|endoftext|>`` first, encoded many at a time."""
+    end = np.array([tokenizer.end_of_text], np.uint32)
     group: list = []
     for document in chain(documents, [None]):
         if document is not None:
@@ -203,16 +202,3 @@ def encoded(tokenizer: Tokenizer, documents: Iterator, opening: int | None = Non
             for d, ids in zip(group, tokenizer.encode_ordinary_batch([d.text for d in group]), strict=True):
                 yield d, np.concatenate((end, ids))
             group = []
-
-
-def score_text(bench: Workbench, data: Sequence[str], text_field: str) -> tuple[str, Score]:
-    """Bits per byte of any text under a trained run, every document and byte of it."""
-    if not data:
-        raise UsageError("--data: name the text to score")
-    corpus = open_corpus(data, text_field=text_field, keep_all=True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokens"
-        documents = encoded(bench.tokenizer, corpus.documents(), bench.manners.opening)
-        write_shards(documents, path, vocab_size=bench.tokenizer.vocab_size, tokenizer_hash=bench.tokenizer.hash)
-        scored = dataclasses.replace(bench, tables={}, stores={"text": TokenStore.open(path)})
-        return corpus.name, scored.evaluate("text")

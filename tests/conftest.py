@@ -11,12 +11,18 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a thread that waits sleep
 
 import groundup
 
-COMPILED = {"native", "ngram", "machine", "matching", "rules", "scan", "pretokens", "merge_loops", "crossings", "engine", "counting"}
+COMPILED = {
+    *(f"kernels.{name}" for name in ("native", "ngram", "trie", "arpa_lines", "suffix_array")),
+    *(
+        f"tokenizer.{name}"
+        for name in ("machine", "matching", "rules", "scan", "pretokens", "merge_loops", "crossings", "engine", "counting")
+    ),
+}
 """Modules that numba compiles: it takes plain functions only. All others are checked."""
 
 ROOT = Path(groundup.__file__).parent
 modules = [".".join(("groundup", *path.relative_to(ROOT).with_suffix("").parts)) for path in sorted(ROOT.rglob("*.py"))]
-checked = [name for name in modules if name.rpartition(".")[2] not in COMPILED | {"__init__"}]
+checked = [name for name in modules if name.partition(".")[2] not in COMPILED and not name.endswith("__init__")]
 jaxtyping.install_import_hook(checked, "checking.typechecker")  # before anything else of groundup is imported
 
 import hypothesis  # noqa: E402

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from groundup import cli
 from groundup.tokenizer import Tokenizer
@@ -65,21 +65,23 @@ def test_what_is_not_supported_is_named_and_the_rest_still_said(folder, capsys):
     assert said.count("not supported: ") == 3 and found["licence"] == "mit" and found["family"] == "llama"
 
 
-def test_what_is_not_predicted_of_training_is_named_and_the_rest_said(folder, capsys):
-    config = json.loads((folder / "config.json").read_text())
-    more = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 2}
-    (folder / "config.json").write_text(json.dumps(config | more))
-    found, _ = inspected(capsys, str(folder))
-    assert any("memory of training is not predicted" in what for what in found["not_supported"])
-    assert found["cache_bytes"] == 4 * 64 * 2 * 32 and "training_bytes" not in found
-
-
 def test_an_unknown_family_and_missing_weights_are_named(folder, capsys):
     (folder / "model.safetensors").unlink()
     assert "has neither model.safetensors" in inspected(capsys, str(folder))[0]["not_supported"][0]
     (folder / "config.json").write_text(json.dumps({"model_type": "rwkv"}))
     found, _ = inspected(capsys, str(folder))
     assert "'rwkv' is not supported" in found["not_supported"][0] and found["family"] == "rwkv"
+
+
+def test_what_the_account_does_not_predict_is_said_and_nothing_else_is_lost(folder, capsys):
+    shape = {"hidden_size": 64, "intermediate_size": 96, "moe_intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 300}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 16, "first_k_dense_replace": 1}
+    dims = {"qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 2}
+    theirs = DeepseekV3Config(**shape, **heads, **dims, n_group=2, topk_group=1, max_position_embeddings=128, pad_token_id=None)
+    DeepseekV3ForCausalLM(theirs).save_pretrained(folder)
+    found, _ = inspected(capsys, str(folder))
+    assert found["cache_bytes"] == 2 * 128 * (16 + 8) * 4  # a latent and a rotary key of each position and layer
+    assert "training_bytes" not in found and "memory of training is not predicted" in found["not_supported"][0]
 
 
 def test_it_is_written_with_scored_and_exported(folder, capsys, tmp_path):

@@ -15,7 +15,7 @@ import shutil
 import struct
 import zipfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -204,6 +204,16 @@ class TokenStore:
             n_tokens = min(index["shard_tokens"], index["n_tokens"] - i * index["shard_tokens"])
             shards.append(_open_shard(folder / _shard_name(i), index, n_tokens, verify))
         return cls(index, arrays, shards)
+
+    @classmethod
+    def in_memory(cls, documents: Sequence[Integer[np.ndarray, " _"]], vocab_size: int) -> TokenStore:
+        """Documents that are never written: no ids, no bytes, no tokenizer."""
+        tokens = np.concatenate([np.zeros(0, np.uint32), *documents]).astype(np.uint32)
+        starts = np.concatenate(([0], np.cumsum([len(d) for d in documents]))).astype(np.int64)
+        index = {"n_tokens": len(tokens), "n_documents": len(documents), "n_bytes": 0, "vocab_size": vocab_size, "tokenizer_hash": ""}
+        empty = np.zeros(len(documents), np.int64)
+        arrays = {"document_starts": starts, "document_bytes": empty, "ids": np.zeros(0, np.uint8), "id_ends": empty}
+        return cls(index | {"shard_tokens": max(1, len(tokens))}, arrays, [tokens])
 
     @cached_property
     def document_ids(self) -> list[str]:

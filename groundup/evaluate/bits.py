@@ -11,10 +11,9 @@ import torch
 
 from groundup.data import Batch, TokenStore, evaluation_windows
 from groundup.errors import GroundupError
+from groundup.evaluate.statistics import bootstrap
 from groundup.model.decoder import Decoder
 from groundup.train.feed import PositionFeatures, to_tensors
-
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,3 @@ def _windows(store: TokenStore, seq_len: int, stride: int, batch_size: int, ever
     for i, batch in enumerate(evaluation_windows(store, seq_len, stride, rows_each)):
         if i % every == 0:
             yield batch
-
-
-def bootstrap(document_bits: np.ndarray, document_bytes: np.ndarray, seed: int = 0) -> tuple[float, float] | None:
-    """95 % percentile interval of sum(bits) / sum(bytes) under resampling of documents (Efron 1979); None below three documents."""
-    n = len(document_bits)
-    if n < 3:
-        return None
-    draws = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
-    ratios = document_bits[draws].sum(1) / document_bytes[draws].sum(1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(low), float(high)

@@ -60,29 +60,35 @@ def write_report(path: Path) -> Path:
 def page(run: Run, plots: Sequence[Plot]) -> str:
     """The whole HTML page."""
     name = run.path.resolve().name
-    light, dark = (" ".join(f"--{k}: {v[i]};" for k, v in PALETTE.items()) for i in (0, 1))
     sections = [
         _head(run, name),
-        _section("Predicted and measured", _predicted(run)),
-        _section("Curves", _figures(plots)),
-        _section("The plan", _plan(run)),
-        _section("What it writes", _samples(run)),
-        _section("The text", _facts(_corpus(run))),
-        _section("Where it ran", _facts({**_object(run.manifest, "environment"), **_object(run.manifest, "code")})),
-        _section("The model", _config(run)),
-        _section("To repeat it", f"<pre>{html.escape(_command(run))}</pre>" if run.manifest.get("command") else ""),
-        _section("Events", _table(("step", "what", "text"), ((e.get("step"), e.get("what"), e.get("text")) for e in run.events))),
-        _section("Of these files", "".join(f"<p>{html.escape(note)}</p>" for note in run.notes)),
+        section("Predicted and measured", _predicted(run)),
+        section("Curves", _figures(plots)),
+        section("The plan", _plan(run)),
+        section("What it writes", _samples(run)),
+        section("The text", _facts(_corpus(run))),
+        section("Where it ran", _facts({**_object(run.manifest, "environment"), **_object(run.manifest, "code")})),
+        section("The model", _config(run)),
+        section("To repeat it", f"<pre>{html.escape(_command(run))}</pre>" if run.manifest.get("command") else ""),
+        section("Events", table(("step", "what", "text"), ((e.get("step"), e.get("what"), e.get("text")) for e in run.events))),
+        section("Of these files", "".join(f"<p>{html.escape(note)}</p>" for note in run.notes)),
     ]
+    return document(name, sections)
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+    """A self-contained page in the house's style, which loads nothing."""
+    light, dark = (" ".join(f"--{k}: {v[i]};" for k, v in PALETTE.items()) for i in (0, 1))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{html.escape(name)} - groundup</title><style>{STYLE.replace('LIGHT', light).replace('DARK', dark)}</style></head>"
+        f"<title>{html.escape(title)} - groundup</title><style>{STYLE.replace('LIGHT', light).replace('DARK', dark)}</style></head>"
         f"<body>{''.join(sections)}</body></html>\n"
     )
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """A heading and what is below it; nothing where there is nothing."""
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
 
 
@@ -128,7 +134,7 @@ def _predicted(run: Run) -> str:
         kept = "✓" if abs(b - a) <= allowed * abs(a) else "✗"
         rows.append((text.spelled(name), text.quantity(name, a), text.quantity(name, b), f"{ratio:.3f}", kept))
     said_so = f'<p class="muted">Kept: parameters exactly; the rest within {PROMISE:.0%}.</p>'
-    return _table(("", "predicted", "measured", "ratio", "kept"), rows) + said_so if rows else ""
+    return table(("", "predicted", "measured", "ratio", "kept"), rows) + said_so if rows else ""
 
 
 def _plan(run: Run) -> str:
@@ -136,7 +142,7 @@ def _plan(run: Run) -> str:
     rows = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     chosen = (" ".join(str(row[key]) for key in ("value", "unit") if row.get(key) not in (None, "")) for row in rows)
     cells = ((row.get("name"), value, row.get("why"), row.get("source")) for row, value in zip(rows, chosen, strict=True))
-    return _table(("", "chosen", "why", "source"), cells)
+    return table(("", "chosen", "why", "source"), cells)
 
 
 def _figures(plots: Sequence[Plot]) -> str:
@@ -197,7 +203,7 @@ def _corpus(run: Run) -> Record:
 
 
 def _facts(values: Record) -> str:
-    return _table(
+    return table(
         ("", ""), ((text.spelled(str(k)), f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else v) for k, v in values.items())
     )
 
@@ -224,7 +230,8 @@ def _command(run: Run) -> str:
     return shlex.join(words)
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows of plain values; nothing where there are none."""
     body = "".join("<tr>" + "".join(f"<td>{html.escape('' if v is None else str(v))}</td>" for v in row) + "</tr>" for row in rows)
     if not body:
         return ""

@@ -9,7 +9,8 @@ import torch
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 from groundup.data import Document, TokenStore, write_shards
 from groundup.errors import GroundupError
-from groundup.evaluate.bits import bootstrap, evaluate
+from groundup.evaluate.bits import evaluate
+from groundup.evaluate.statistics import bootstrap
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
 

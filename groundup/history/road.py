@@ -1,0 +1,191 @@
+"""The road from end to end: stops one after another within a budget, kept as they finish.
+
+A budget covers everything from the reading of the text to the last picture. What is left when a stop begins is shared evenly by the
+stops to come; a stop's share holds the choice of its size, its training, its scoring and its sample. Those that count come first: they
+mostly need less than their share, and the networks share what is left. The same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from groundup.account import format_bytes, format_seconds
+from groundup.errors import UsageError
+from groundup.files import disk_errors, write_file
+from groundup.history.compressors import Compressed, available, compress
+from groundup.history.stops import STOPS
+from groundup.history.study import Result, Stop, Text, read_text, run_stop
+from groundup.runfolder import environment
+from groundup.tokenizer import Tokenizer
+
+RECORD = "history.json"
+COMPRESSION_SHARE = 0.05
+"""Of the budget, for all compressors together."""
+AFTER_SHARE, AFTER_S = 0.01, 3.5
+"""Of the budget, and seconds besides, for table, picture and page, and for starting Python before the clock does."""
+LEAST_SHARE_S = 1.0
+"""A stop's share below which its numbers would mean nothing."""
+
+
+def title(road: Road) -> str:
+    """What was read and what is scored."""
+    return (
+        f"{road.text}: {format_bytes(road.n_bytes['train'])} to learn from, {road.n_bytes['test']:,} held-out bytes "
+        f"in {road.n_pieces} pieces, each read from its beginning"
+    )
+
+
+@dataclass
+class Road:
+    """What was asked for, and what has come of it so far."""
+
+    text: str
+    """Name of the corpus."""
+    digest: str
+    """Hash of all that is trained on and scored."""
+    n_bytes: dict[str, int]
+    """Bytes of each part of the text."""
+    budget_s: float
+    """Seconds that all may take."""
+    n_pieces: int
+    """Pieces of held-out text."""
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Hardware and versions."""
+    results: list[Result] = field(default_factory=list)
+    """Finished stops, in the order of their years."""
+    compressed: list[Compressed] = field(default_factory=list)
+    """What compressors make of the same bytes."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Stops that could not be had, each with its reason."""
+    spent_s: float = 0.0
+    """Seconds spent in all, interrupted attempts counted."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the record whole."""
+        write_file(folder / RECORD, json.dumps(asdict(self), indent=1))
+
+
+class Listener:
+    """What the road tells as it goes."""
+
+    def text(self, text: Text, road: Road, left: int) -> None:
+        """The text is read; so many stops are left to do."""
+
+    def begin(self, stop: Stop, seconds: float) -> None:
+        """A stop begins, with this share."""
+
+    def tell(self, progress: float, words: str) -> None:
+        """How far it is."""
+
+    def done(self, result: Result) -> None:
+        """It is finished."""
+
+    def left_out(self, stop: Stop, why: str) -> None:
+        """It could not be had."""
+
+
+def choose(keys: Sequence[str]) -> list[Stop]:
+    """The stops of these keys, all where none are given; UsageError naming an unknown one."""
+    known = {stop.key: stop for stop in STOPS}
+    for key in keys:
+        if key not in known:
+            raise UsageError(f"--stops {key}: there is no such stop; known: {', '.join(known)}")
+    return [stop for stop in STOPS if not keys or stop.key in keys]
+
+
+def travel(
+    sources: Sequence[str],
+    budget_s: float,
+    stops: Sequence[Stop],
+    folder: Path,
+    *,
+    text_field: str = "text",
+    listener: Listener | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    began: float | None = None,
+) -> Road:
+    """Reads the text, does the stops that the folder does not hold yet, and returns the record, which the folder holds after each stop.
+
+    ``began`` is when the budget began, by the clock. Raises UsageError for a folder that holds another road, and for a budget that leaves
+    less than a second a stop, with the least that would do.
+    """
+    began, listener = clock() if began is None else began, listener or Listener()
+    text = read_text(sources, budget_s, text_field)
+    road = _opened(folder, text, budget_s)
+    before = road.spent_s
+    known = {result.key for result in road.results} | set(road.left_out)
+    left = [stop for stop in stops if stop.key not in known]
+    left.sort(key=lambda stop: stop.family != "counting")
+    listener.text(text, road, len(left))
+
+    def remaining() -> float:
+        return budget_s * (1 - AFTER_SHARE) - AFTER_S - before - (clock() - began)
+
+    if any(stop.key == "train" for stop in left):
+        Tokenizer.train([b"what is compiled once for a machine "], 260).encode_ordinary(b"is compiled now, and not in one stop's share")
+    compression = COMPRESSION_SHARE * budget_s * (not road.compressed)
+    share = (remaining() - compression) / max(1, len(left))
+    if left and share < LEAST_SHARE_S:
+        least = budget_s - remaining() + compression + len(left) * LEAST_SHARE_S * 1.2
+        raise UsageError(
+            f"--budget {format_seconds(budget_s)} leaves {max(0.0, share):.1f} s for each of {len(left)} stops: give at least "
+            f"{format_seconds(least)}, or fewer stops with --stops"
+        )
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not road.compressed:
+        names = available()
+        joined, held_out = b"".join(text.train), b"".join(text.test)
+        road.compressed = [compress(name, joined, held_out, compression / len(names)) for name in names]
+    for i, stop in enumerate(left):
+        share = remaining() / (len(left) - i)
+        listener.begin(stop, share)
+        try:
+            if share < LEAST_SHARE_S / 2:
+                raise UsageError(
+                    f"{max(0.0, share):.1f} s were left for it, because others took longer than their share: give a larger --budget"
+                )
+            result = run_stop(stop, text, share, listener.tell)
+        except UsageError as e:  # too little text or time for this one: the others go on
+            road.left_out[stop.key] = str(e)
+            listener.left_out(stop, str(e))
+        else:
+            road.results = sorted([*road.results, result], key=lambda r: [s.key for s in STOPS].index(r.key))
+            listener.done(result)
+        road.spent_s = before + clock() - began
+        road.save(folder)
+    return road
+
+
+def read_road(folder: Path) -> Road:
+    """The record of a folder; UsageError if it holds none that can be read."""
+    file = folder / RECORD
+    try:
+        return from_record(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError, KeyError) as e:
+        raise UsageError(f"{file}: is no record of a road ({type(e).__name__}): choose another --out, or remove it") from e
+
+
+def from_record(values: dict[str, Any]) -> Road:
+    """A road from its fields as plain JSON types; what else there is, as in a benchmark's result file, is left."""
+    known = {f.name: values[f.name] for f in fields(Road)}
+    results = [Result(**{**r, "interval": r["interval"] and tuple(r["interval"])}) for r in values["results"]]
+    return Road(**known | {"results": results, "compressed": [Compressed(**c) for c in values["compressed"]]})
+
+
+def _opened(folder: Path, text: Text, budget_s: float) -> Road:
+    """The folder's record where it is of the same text and budget; a new one where there is none."""
+    if not (folder / RECORD).exists():
+        return Road(
+            text.name, text.digest, text.n_bytes, budget_s, len(text.test), environment("cpu") | {"load_average": os.getloadavg()[0]}
+        )
+    road = read_road(folder)
+    if (road.digest, road.budget_s) != (text.digest, budget_s):
+        raise UsageError(f"{folder} holds a road of another text or budget: choose another --out, or remove it")
+    return road
