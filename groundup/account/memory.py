@@ -94,14 +94,14 @@ class Line(NamedTuple):
 def norm_bytes(norm: Norm, rows: int, dim: int, run: Execution, *, feeds_product: bool = True) -> int:
     """Bytes that one norm over [rows, dim] keeps, its output included where a product will keep it.
 
-    Fused RMSNorm keeps its output before the gain and one number a row. The plain form keeps its fp32 input (LayerNorm: centred) and
+    Fused RMSNorm keeps its output before the gain and one fp32 number a row. The plain form keeps its fp32 input (LayerNorm: centred),
     one number a row, and its output before the gain if there is a gain. The output after the gain is kept by the product it feeds.
     """
     c = run.number_bytes
     output = rows * dim * c
     gain = norm.weight or norm.bias
     if run.fused_norm and norm.kind == "rms":
-        return output + rows * c + (output if gain and feeds_product else 0)
+        return output + rows * 4 + (output if gain and feeds_product else 0)
     return rows * (dim + 1) * 4 + (output if norm.weight else 0) + (output if feeds_product else 0)
 
 
