@@ -92,7 +92,7 @@ class Serving:
     def compute_bound_batch(self) -> float:
         """B from which on products with weights take longer to compute than their weights to read: peak x bytes / (bandwidth x FLOPs).
 
-        All experts are read then, if not at any smaller B.
+        About all experts are read by then.
         """
         return self._peak * self.read_bytes(math.inf) / (self._bandwidth * _weight_flops(self.cost.decoding(1)))
 
@@ -103,7 +103,7 @@ class Serving:
         return self._roofline(n * self.cost.tree.forward_flops, self.read_bytes(n * self.requests.prompt_tokens))
 
     def seconds_per_token(self, n_keys: int) -> float:
-        """A decoding step of the batch in which each query meets n_keys keys."""
+        """A decoding step of the batch in which each query meets n_keys keys; of the caches what is read counts, not what is written."""
         n, step = self.requests.batch_size, self.cost.decoding(n_keys)
         weights = self._roofline(n * _weight_flops(step), self.read_bytes(n))
         return weights + self._roofline(n * step.mixing_flops, n * step.cached_numbers * self.requests.cache_bytes)

@@ -266,11 +266,8 @@ def _linear_mixer(name: str, a: LinearMixer, d: int, seq: _Sequence) -> Componen
     parts.append(Component(f"{name}.convolution", held, own_work=convolved))
     parts.append(Component(f"{name}.rates", tuple(Weight(f"{name}.{leaf}", (h,), "vector") for leaf in ("log_rate", "decay_bias"))))
     parts += _delta_step(name, a) if t == 1 and seq.cached is not None else _delta_chunks(name, a, seq)
-    parts.append(
-        Component(
-            f"{name}.norm", _gains(f"{name}.norm", a.norm, a.value_dim), own_work=work.norm(a.norm, t * h, a.value_dim, seq.executed_as)
-        )
-    )
+    normed = work.norm(a.norm, t * h, a.value_dim, seq.executed_as)
+    parts.append(Component(f"{name}.norm", _gains(f"{name}.norm", a.norm, a.value_dim), own_work=normed))
     parts.append(_linear(f"{name}.output", d, values, t, False))
     kept = 0 if seq.cached is None else a.key_dim * values + (a.conv_width - 1) * mixed
     return Component(name, parts=tuple(parts), own_cached=kept)
