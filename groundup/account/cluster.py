@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from groundup.account.budget import format_bytes
 from groundup.account.devices import Device
+from groundup.account.kinds import check_predicted
 from groundup.account.layouts import FP32_ADAMW, MIXED_ADAMW, MODERN, Counted, Graph, Layout, Policy, Spread, StateBytes
 from groundup.account.roofline import Ceilings, step_time
 from groundup.account.workload import Training
@@ -238,6 +239,7 @@ def best_steps(counted: Counted, cluster: Cluster, *, batch_size: int) -> list[S
     The fastest that fits comes first, then the others that fit, then those that do not. Raises UsageError where no layout is possible.
     """
     cluster.check()
+    check_predicted(counted.config, "a layout")
     kinds: dict[tuple[bool, bool, int], Step] = {}
     for layout in possible_layouts(counted.config, cluster, batch_size):
         step = take_step(counted, layout, cluster, batch_size=batch_size)

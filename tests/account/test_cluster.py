@@ -21,6 +21,7 @@ from groundup.account.cluster import (
 from groundup.account.known import known_model
 from groundup.account.layouts import Counted, Layout
 from groundup.account.workload import Training
+from groundup.config import Experts
 from groundup.errors import UsageError
 
 SMALL = uniform(1000, 64, 6, (4, 2, 16), 128)
@@ -127,6 +128,10 @@ def test_what_cannot_be_is_refused():
         dataclasses.replace(h100(1), kernel_share=0.0).check()
     with pytest.raises(UsageError, match="64 devices cannot share a step of 1 sequences"):
         best_steps(Counted(uniform(100, 8, 1, (1, 1, 8), 16), 16), h100(64), batch_size=1)
+    dense = uniform(100, 8, 1, (1, 1, 8), 16)
+    mixture = dataclasses.replace(dense, layers=tuple(dataclasses.replace(x, mlp=Experts(4, 2, 16)) for x in dense.layers))
+    with pytest.raises(UsageError, match="a layout is not predicted for a model whose layer 0 has an mlp of kind Experts"):
+        best_steps(Counted(mixture, 16), h100(1), batch_size=1)
 
 
 def test_the_roofline_says_what_a_device_attains():
