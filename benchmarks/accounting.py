@@ -4,7 +4,8 @@
 
 Memory: live bytes at the step's peak as PyTorch's allocator counts them, against ``training_memory`` without its allowance for the heap.
 Time: one thread, medians; ``step_time`` from ceilings that are measured in turns with the steps, since a machine that does other work is
-now faster and now slower. Seconds are the process' own CPU time: what others took is in neither side.
+now faster and now slower. Seconds are the process' own CPU time: what others took is in neither side. A few cases once more on two threads,
+by the clock on the wall: CPU time says nothing of how long threads wait, so there what others took is in both sides.
 """
 
 from __future__ import annotations
@@ -22,23 +23,29 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.resources import RESULTS, provenance, save_result
-from groundup.account import CPU, format_bytes, format_seconds, training_memory
+from groundup.account import CPU, Execution, format_bytes, format_seconds, training_memory
+from groundup.account.execution import Recompute
 from groundup.account.roofline import Ceilings, StepTime, step_time
 from groundup.account.shapes import Architecture, architecture
+from groundup.account.workload import Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 from groundup.errors import GroundupError
 from groundup.kernels.memory import keep_freed_memory
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
 from groundup.optim import OptimizerConfig, build_optimizer
+from groundup.parallel.threads import run_together
 from groundup.terminal import show_rows
 from groundup.train.allocations import peak_allocated
 from groundup.train.ceilings import Meter
+from groundup.train.recompute import apply_recompute
 from groundup.train.step import StepConfig, TrainBatch, TrainState, train_step
 
 LIVE = replace(CPU, allocator_overhead=0.0)
 CPU_DEVICE = torch.device("cpu")
 STEPS = 3  # a round
+THREADS = 2  # of the second grid
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MEMORY_BOUND, MEDIAN_BOUND, WORST_BOUND = 0.03, 0.15, 0.35
 
 
@@ -58,14 +65,22 @@ class Case:
     """Method of the layers' matrices."""
     others: Literal["adamw", "sgd"] = "adamw"
     """Method of everything else."""
+    recompute: Recompute = "none"
+    """What backward computes again."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Type of activations and products."""
+
+    def run(self, base: Execution = LIVE) -> Execution:
+        """How it is computed."""
+        return replace(base, recompute=self.recompute, precision=self.precision)
 
 
 class Trainer:
     """Takes steps of one case on random tokens."""
 
-    def __init__(self, case: Case, device: torch.device = CPU_DEVICE, dtype: torch.dtype = torch.float32) -> None:
-        model = initialize(Decoder(case.config), 0).to(device)
-        model.compute_dtype = dtype
+    def __init__(self, case: Case, device: torch.device = CPU_DEVICE) -> None:
+        model = apply_recompute(initialize(Decoder(case.config), 0).to(device), case.recompute)
+        model.compute_dtype = DTYPES[case.precision]
         # a batch that is learnt by heart makes numbers so small that processors multiply them ten times slower: learn next to nothing
         rates = {f.name: 1e-7 for f in fields(OptimizerConfig) if f.name.endswith("_lr")}
         optimizer = build_optimizer(model.named_parameters(), OptimizerConfig(matrices=case.matrices, others=case.others, **rates))
@@ -114,6 +129,31 @@ def grid() -> Iterator[Case]:
         for tied in (False, True) if name == "gelu" else (False,):
             config = ModelConfig(2048, 128, 512, (layer,) * 4, final_norm=layer.norm, tied=tied)
             yield Case(f"{name}{', tied' * tied}", config, 4, 512, "adamw")
+    yield from _again()
+
+
+def _again() -> Iterator[Case]:
+    """What backward computes again, in both precisions."""
+    ours = Case("groundup 128x4", _model("groundup", 128, 4, 2048, 256), 8, 256)
+    llama = Case("llama 256x2 adamw", _model("llama", 256, 2, 4096, 512), 4, 512, "adamw")
+    qwen = Case("qwen3 128x4 sgd", _model("qwen3", 128, 4, 2048, 256), 8, 256, "sgd", "sgd")
+    for case in (ours, llama):
+        for policy in ("attention", "mlp", "layers"):
+            yield replace(case, name=f"{case.name}, {policy} again", recompute=policy)
+    for name, layer in _layers():
+        if name != "window of 128":
+            config = ModelConfig(2048, 128, 512, (layer,) * 4, final_norm=layer.norm)
+            yield Case(f"{name}, layers again", config, 4, 512, "adamw", recompute="layers")
+    for case in (ours, llama, qwen):
+        yield replace(case, name=f"{case.name} bf16", precision="bf16")
+    yield replace(ours, name=f"{ours.name} bf16, layers again", precision="bf16", recompute="layers")
+    yield replace(llama, name=f"{llama.name} bf16, mlp again", precision="bf16", recompute="mlp")
+
+
+def shared_grid() -> Iterator[Case]:
+    """Cases whose rows two threads share."""
+    names = ("groundup 128x4", "groundup 256x4", "llama 256x2 adamw", "qwen3 128x4 adamw", "gelu", "groundup 128x4, layers again")
+    return (case for case in grid() if case.name in names)
 
 
 def _model(name: Architecture, d: int, n: int, v: int, t: int, *, head_dim: int = 32, n_kv_heads: int | None = None) -> ModelConfig:
@@ -129,58 +169,63 @@ def _layers() -> Iterator[tuple[str, Layer]]:
     yield "post", Layer(attention, Dense(512, "relu2"), Norm(), "post")
 
 
-def measure(case: Case, meter: Meter, rounds: int) -> dict[str, Any]:
-    """Steps in turns with ceilings; then one step whose allocations are counted."""
-    trainer = Trainer(case)
+def measure(trainer: Trainer, meters: Sequence[Meter], rounds: int) -> list[float]:
+    """Seconds of steps in turns with ceilings."""
     trainer.step()
     trainer.step()
-    meter.forget()
+    for meter in meters:
+        meter.forget()
     steps: list[float] = []
     for _ in range(rounds):
-        meter.measure()
+        run_together([meter.measure for meter in meters])
         for _ in range(STEPS):
-            started = time.process_time()
+            started = meters[0].clock()
             trainer.step()
-            steps.append(time.process_time() - started)
-    return {
-        "name": case.name,
-        "step_s": statistics.median(steps),
-        "step_quartiles_s": statistics.quantiles(steps, n=4),
-        "peak_bytes": trainer.peak_bytes(),
-    }
+            steps.append(meters[0].clock() - started)
+    for meter in meters[1:]:
+        meters[0].join(meter)
+    return steps
 
 
-def predict(case: Case, ceilings: Ceilings) -> StepTime:
+def predict(case: Case, ceilings: Ceilings, run: Execution) -> StepTime:
     """The account's view of a case."""
-    return step_time(case.config, ceilings, batch_size=case.batch_size, seq_len=case.seq_len, matrices=case.matrices, others=case.others)
+    sizes = {"batch_size": case.batch_size, "seq_len": case.seq_len}
+    return step_time(case.config, ceilings, Training(**sizes, run=run, matrices=case.matrices, others=case.others))
 
 
-def compare(case: Case, meter: Meter, rounds: int) -> dict[str, Any]:
-    """Measured, predicted and their ratios."""
-    row = measure(case, meter, rounds)
-    ceilings = meter.ceilings()
-    predicted = predict(case, ceilings)
-    memory = training_memory(
-        case.config, batch_size=case.batch_size, seq_len=case.seq_len, run=LIVE, matrices=case.matrices, others=case.others
-    )
+def compare_seconds(case: Case, trainer: Trainer, meters: Sequence[Meter], rounds: int) -> dict[str, Any]:
+    """Seconds measured and predicted, and their ratio."""
+    steps = measure(trainer, meters, rounds)
+    ceilings = meters[0].ceilings(len(meters))
+    predicted, step_s = predict(case, ceilings, case.run()), statistics.median(steps)
+    row = {"name": case.name, "step_s": step_s, "step_quartiles_s": statistics.quantiles(steps, n=4)}
     row |= {"parameters": predicted.cost.parameters, "tokens": predicted.tokens, "mfu": predicted.mfu}
-    row |= {"predicted_s": predicted.seconds, "time_ratio": predicted.seconds / row["step_s"]}
-    row |= {"predicted_bytes": memory.peak_bytes, "peak_at": memory.peak.name, "memory_ratio": memory.peak_bytes / row["peak_bytes"]}
-    attained = {
-        "product_flops_per_s": ceilings.best_product_rate,
-        "bytes_per_s": ceilings.bandwidth(1e9),
-        "dispatch_s": ceilings.dispatch_s,
-    }
+    row |= {"predicted_s": predicted.seconds, "time_ratio": predicted.seconds / step_s}
+    attained = {"product_flops_per_s": ceilings.best_product_rate, "bytes_per_s": ceilings.bandwidth(1e9)}
     return row | {"ceilings": attained | {"dispatch_s": ceilings.dispatch_s}}
+
+
+def compare(case: Case, meters: Sequence[Meter], rounds: int) -> dict[str, Any]:
+    """Seconds and bytes measured, predicted and their ratios; the allocations of one step more are counted."""
+    trainer = Trainer(case)
+    row = compare_seconds(case, trainer, meters, rounds)
+    measured = trainer.peak_bytes()
+    sizes = {"batch_size": case.batch_size, "seq_len": case.seq_len}
+    memory = training_memory(case.config, Training(**sizes, run=case.run(), matrices=case.matrices, others=case.others))
+    row |= {"recompute": case.recompute, "precision": case.precision, "peak_bytes": measured, "predicted_bytes": memory.peak_bytes}
+    return row | {"peak_at": memory.peak.name, "memory_ratio": memory.peak_bytes / measured}
+
+
+def errors_of(rows: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Worst and median error of "memory" or "time"."""
+    errors = {row["name"]: abs(row[f"{name}_ratio"] - 1) for row in rows}
+    worst = max(errors, key=lambda case: errors[case])
+    return {f"{name}_worst": errors[worst], f"{name}_worst_case": worst, f"{name}_median": statistics.median(errors.values())}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Worst and median errors, and whether they keep the bounds."""
-    memory, seconds = ({row["name"]: abs(row[key] - 1) for row in rows} for key in ("memory_ratio", "time_ratio"))
-    found = {}
-    for name, errors in (("memory", memory), ("time", seconds)):
-        worst = max(errors, key=lambda case: errors[case])
-        found |= {f"{name}_worst": errors[worst], f"{name}_worst_case": worst, f"{name}_median": statistics.median(errors.values())}
+    found = errors_of(rows, "memory") | errors_of(rows, "time")
     kept = found["memory_worst"] <= MEMORY_BOUND, found["time_median"] <= MEDIAN_BOUND, found["time_worst"] <= WORST_BOUND
     return found | {"cases": len(rows), "memory_within": kept[0], "time_within": kept[1] and kept[2]}
 
@@ -197,21 +242,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = [case for case in grid() if given.only in case.name]
     if not cases or given.rounds < 1:
         parser.error(f"--only {given.only!r} must be part of a case's name and --rounds at least 1")
-    meter = Meter(torch.device("cpu"), torch.float32, clock=time.process_time)
+    meters = {precision: Meter(CPU_DEVICE, dtype, clock=time.process_time) for precision, dtype in DTYPES.items()}
     rows = []
     for case in cases:
-        rows.append(compare(case, meter, given.rounds))
+        rows.append(compare(case, [meters[case.precision]], given.rounds))
         print(
             f"{len(rows)}/{len(cases)} {case.name}: time {rows[-1]['time_ratio']:.3f}, memory {rows[-1]['memory_ratio']:.4f}",
             file=sys.stderr,
         )
     result = summary(rows)
-    save_result(
-        given.out, {**provenance(), "clock": "CPU seconds of the process, one thread", "rounds": given.rounds, **result, "rows": rows}
-    )
+    shared = [case for case in shared_grid() if given.only in case.name]
+    found = {**provenance(), "clock": "CPU seconds of the process, one thread", "rounds": given.rounds, **result, "rows": rows}
+    save_result(given.out, found | (share(shared, given.rounds) if shared else {}))
     print(json.dumps(result))
     show(rows, result)
     return 0
+
+
+def share(cases: Sequence[Case], rounds: int) -> dict[str, Any]:
+    """Seconds of cases whose rows threads share, by the clock on the wall."""
+    torch.set_num_threads(THREADS)
+    meters = [Meter(CPU_DEVICE, torch.float32) for _ in range(THREADS)]
+    rows = []
+    for case in cases:
+        rows.append(compare_seconds(case, Trainer(case), meters, rounds))
+        print(f"{THREADS} threads: {len(rows)}/{len(cases)} {case.name}: time {rows[-1]['time_ratio']:.3f}", file=sys.stderr)
+    return {"shared": {"threads": THREADS, "clock": "on the wall", **errors_of(rows, "time"), "rows": rows}}
 
 
 def show(rows: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:

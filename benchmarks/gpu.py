@@ -29,6 +29,7 @@ from benchmarks.gpu_checks import correctness, packed_documents, random, random_
 from benchmarks.gpu_jobs import Job, Outcome, Row, Setting, as_json, interleaved, run_jobs, wait
 from groundup.account import GPU, causal_pairs, cost, detect, format_bytes, training_memory
 from groundup.account.shapes import architecture
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.files import write_file
 from groundup.kernels.attention import BACKENDS, HAS_TRITON
@@ -306,7 +307,7 @@ def time_training(trainer: Trainer, setting: Setting, n: int) -> tuple[list[floa
 
 def speed_outcome(setting: Setting, config: ModelConfig, rows: int, steady: float, losses: list[float]) -> Outcome:
     """Tokens a second, and the model FLOPs of whole sequences over both peaks."""
-    counted = cost(config, seq_len=config.context_length)
+    counted = cost(config, Training(config.context_length))
     rate = rows * config.context_length / steady
     peaks = {"datasheet": datasheet_peak(setting), "measured product": product_rate(setting)}
     used = {name: counted.mfu(rate, peak) for name, peak in peaks.items() if peak}
@@ -334,7 +335,7 @@ def compile_outcome(seconds: list[float], steady: float) -> Outcome:
 def memory_outcome(setting: Setting, config: ModelConfig, rows: int) -> Outcome:
     """Peak bytes of live tensors against their prediction."""
     measured = torch.cuda.max_memory_allocated(setting.device)
-    predicted = training_memory(config, batch_size=rows, seq_len=config.context_length, run=GPU).peak_bytes
+    predicted = training_memory(config, Training(config.context_length, rows, run=GPU)).peak_bytes
     off = predicted / measured - 1
     text = f"measured {format_bytes(measured)}, predicted {format_bytes(predicted)} ({off:+.1%}, bound 10%)"
     return Outcome(text, "ok" if abs(off) <= 0.1 else "FAILED", {"measured": measured, "predicted": predicted})

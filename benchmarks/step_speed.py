@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from benchmarks.resources import RESULTS, ROOT, provenance, save_result
 from groundup.account import cost
 from groundup.account.shapes import architecture
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.errors import GroundupError, UsageError
 
@@ -199,7 +200,7 @@ def summarize(times: Mapping[str, Sequence[float]], batch_size: int) -> dict[str
     Ratios are medians of the ratios round by round, so that what slows the machine for a while slows both sides of a ratio.
     """
     tokens = batch_size * SEQ_LEN
-    flops = {name: cost(our_config(), seq_len=SEQ_LEN).flops_per_token_training * tokens for name in times}
+    flops = {name: cost(our_config(), Training(SEQ_LEN)).flops_per_token_training * tokens for name in times}
     flops["gemm"] = float(sum(shape.flops for shape in products(tokens)))
     summary = {}
     for name, own in times.items():

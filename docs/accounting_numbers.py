@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
 from page import load, table
 
-from groundup.account import GPU, cost, find_ceilings, find_device, format_bytes, format_count, format_flops, format_usd, roofline
+from groundup.account import (
+    GPU,
+    cost,
+    find_ceilings,
+    find_device,
+    format_bytes,
+    format_count,
+    format_flops,
+    format_seconds,
+    format_usd,
+    roofline,
+    step_time,
+    training_memory,
+)
 from groundup.account.answers import worth
 from groundup.account.cluster import Cluster, best_steps, network_of
 from groundup.account.conventions import conventions
-from groundup.account.inference import Requests, Serving, cache_bytes
+from groundup.account.execution import Recompute
+from groundup.account.inference import Serving, cache_bytes
 from groundup.account.known import known_model
 from groundup.account.law import EPOCH, LAWS
 from groundup.account.layouts import Counted, Graph, layer_activation_bytes, state_bytes
 from groundup.account.memory import saved_bytes
 from groundup.account.published import BYTES_PER_TOKEN, OPT_SHAPES, PUBLISHED_RUNS, opt_counted, opt_printed
+from groundup.account.workload import Inference, Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 
 
@@ -29,7 +45,7 @@ def share(x: float) -> str:
 def convention_table() -> str:
     """One run of an 8B model as everyone counts it."""
     config, peak = known_model("llama-3.1-8b"), find_device("h100").peak("bf16")
-    speed = 0.4 * peak / cost(config, seq_len=8192).flops_per_token_training
+    speed = 0.4 * peak / cost(config, Training(8192)).flops_per_token_training
     found = conventions(config, seq_len=8192, tokens_per_s=speed, peak_flops=peak)
     rows = [(c.name, f"`{c.formula}`", format_flops(c.flops_per_token), share(c.utilization), c.used_by) for c in found]
     return table(("convention", "FLOPs of a token", "which is", "utilization", "used by"), rows)
@@ -44,7 +60,7 @@ def gpt2() -> ModelConfig:
 
 def known_answers() -> str:
     """Numbers that the field knows, as ours come out."""
-    small, h100, runs = cost(gpt2(), seq_len=1024), find_device("h100"), PUBLISHED_RUNS
+    small, h100, runs = cost(gpt2(), Training(1024)), find_device("h100"), PUBLISHED_RUNS
     a100 = find_device("a100").peak("bf16")
     found = {c.name: c.utilization for c in conventions(gpt2(), seq_len=1024, tokens_per_s=102_400 / 0.755, peak_flops=a100)}
     days = 6 * 70e9 * 15e12 / (0.5 * 1024 * h100.peak("bf16")) / 86_400
@@ -115,7 +131,7 @@ def activation_table() -> str:
         ("8 devices, tensor parallel only", {"tensor": 8, "sequence_parallel": False}),
         ("8 devices, the sequence split too", {"tensor": 8}),
         ("and attention recomputed", {"tensor": 8, "recompute": "selective"}),
-        ("and everything recomputed", {"tensor": 8, "recompute": "full"}),
+        ("and everything recomputed", {"tensor": 8, "recompute": "layers"}),
     ):
         found = layer_activation_bytes(layer, d, seq_len=t, graph=paper, **options)
         rows.append((name, f"{found / (t * d):.2f} T D", format_bytes(found)))
@@ -137,7 +153,7 @@ def layout_table() -> str:
 def kept_table() -> str:
     """What a layer of an 8B model keeps of a sequence for its backward: here, and as the layouts count it."""
     config, seq_len = known_model("llama-3.1-8b"), 4096
-    parts = saved_bytes(config, batch_size=1, seq_len=seq_len, run=GPU)[0].values()
+    parts = saved_bytes(config, Training(seq_len, 1, run=GPU))[0].values()
     lines = {name: n for part in parts for name, n in part.items()}
     cast = sum(n for name, n in lines.items() if "weights" in name)
     norms = sum(n for name, n in lines.items() if name.startswith("norms"))
@@ -159,6 +175,14 @@ def accounting_summary() -> str:
         (what, f"{found[key + '_median']:.1%}", f"{found[key + '_worst']:.1%}", f"`{found[key + '_worst_case']}`")
         for what, key in (("peak memory", "memory"), ("time of a step", "time"))
     ]
+    for precision in ("fp32", "bf16"):
+        errors = {row["name"]: abs(row["time_ratio"] - 1) for row in found["rows"] if row["precision"] == precision}
+        worst = max(errors, key=lambda name: errors[name])
+        what = f"of it the {len(errors)} in {precision}"
+        rows.append((what, f"{statistics.median(errors.values()):.1%}", f"{errors[worst]:.1%}", f"`{worst}`"))
+    shared = found["shared"]
+    what = f"time of {len(shared['rows'])} steps on {shared['threads']} threads"
+    rows.append((what, f"{shared['time_median']:.1%}", f"{shared['time_worst']:.1%}", f"`{shared['time_worst_case']}`"))
     return table((f"error over {found['cases']} configurations", "median", "worst", "which"), rows)
 
 
@@ -177,6 +201,20 @@ def accounting_rows() -> str:
     return table(("step of", "memory, predicted", "measured", "ratio", "time, predicted", "measured", "ratio"), rows)
 
 
+def recompute_rows() -> str:
+    """What each policy saves and costs: a model of 1.7B on one H100, eight sequences of 4,096."""
+    config, rows = known_model("smollm2-1.7b"), []
+    policies: tuple[Recompute, ...] = ("none", "attention", "mlp", "layers")
+    for policy in policies:
+        workload = Training(4096, 8, run=replace(GPU, recompute=policy), matrices="adamw")
+        memory, step = training_memory(config, workload), step_time(config, find_ceilings("h100"), workload)
+        tree = cost(config, workload).tree
+        again = f"{tree.recomputed_flops / tree.training_flops:.1%}"
+        figures = (format_bytes(memory.peak_bytes), again, format_seconds(step.seconds), f"{step.mfu:.1%}", f"{step.hfu:.1%}")
+        rows.append((f"`{policy}`", *figures))
+    return table(("`--recompute`", "peak memory", "FLOPs again, of the model's", "a step, predicted", "MFU", "HFU"), rows)
+
+
 def ceilings_of(name: str) -> str:
     """One of the shares that are assumed of a datasheet, in percent."""
     return f"{100 * getattr(roofline, name):g} %"
@@ -190,7 +228,7 @@ def serving_table() -> str:
         layers = tuple(replace(x, mixer=replace(x.mixer, n_kv_heads=n_kv_heads)) for x in config.layers)
         config = replace(config, layers=layers)
         for batch in (1, 64, 256):
-            s = Serving(config, Requests(1023, 1, batch), find_device("h100"))
+            s = Serving(config, Inference(1023, 1, batch), find_device("h100"))
             fits = "" if s.memory_bytes < s.device.memory_bytes else " (does not fit)"
             seconds = s.seconds_per_token(1024)
             each = f"{cache_bytes(config, 1):,.0f}"
@@ -212,6 +250,7 @@ def gain_table() -> str:
 
 
 ACCOUNTING: dict[str, Callable[[], str]] = {
+    "recompute": recompute_rows,
     "accounting": accounting_summary,
     "accounting-rows": accounting_rows,
     "activations": activation_table,

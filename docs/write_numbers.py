@@ -30,6 +30,7 @@ from groundup.account.law import SMALL_SCALE
 from groundup.account.plan import COUNTS_BYTES_PER_S, TEXT_SHARE, Plan, make_plan
 from groundup.account.rules import Machine, Overrides, bytes_per_token
 from groundup.account.shapes import architecture
+from groundup.account.workload import Training
 from groundup.data import BatchStream, Document, TokenStore, evaluation_windows, splits, write_shards
 from groundup.data.near import JOINED_FROM
 from groundup.tokenizer import Tokenizer
@@ -121,7 +122,7 @@ def plans() -> str:
                 len(p.model.layers),
                 p.batch_size * p.seq_len,
                 f"{p.n_steps:,}",
-                format_count(cost(p.model, seq_len=p.seq_len).parameters),
+                format_count(cost(p.model, Training(p.seq_len)).parameters),
                 format_flops(p.flops),
             )
         )
@@ -140,7 +141,7 @@ def candidates() -> str:
     rows = []
     for width in (64, 96, 128, 192, 256, 384):
         p = example_plan("3m", width)
-        counted = cost(p.model, seq_len=p.seq_len)
+        counted = cost(p.model, Training(p.seq_len))
         n = counted.parameters_non_embedding + p.model.vocab_size * width
         chosen = " (chosen)" if width == example_plan("3m").model.d_model else ""
         loss = SMALL_SCALE.loss(n, p.tokens, EXAMPLE_BYTES / bytes_per_token(p.model.vocab_size))
@@ -264,7 +265,7 @@ def vocabulary_cost() -> str:
         each = bytes_per_token(vocab_size)
         seq_len = round(4096 / each)
         shape = {"d_model": 768, "n_layers": 12, "head_dim": 64, "context_length": seq_len}
-        counted = cost(architecture("llama", vocab_size=vocab_size, **shape), seq_len=seq_len)
+        counted = cost(architecture("llama", vocab_size=vocab_size, **shape), Training(seq_len))
         share = next(row.share for row in counted.rows() if row.name == "head")
         flops = format_flops(counted.flops_per_token_training * 1e6 / each)
         rows.append((f"{vocab_size:,}", f"{each:.2f}", seq_len, flops, f"{share:.0%}"))

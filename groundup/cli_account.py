@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from groundup.account import (
     GPU,
     Cost,
     Device,
-    Memory,
     StepTime,
     cost,
     find_ceilings,
@@ -28,11 +28,12 @@ from groundup.account import (
     step_time,
     training_memory,
 )
-from groundup.account.execution import Execution
-from groundup.account.inference import Requests, Serving, cache_bytes, decode_flops, prefill_flops
-from groundup.account.known import open_config
+from groundup.account.execution import Recompute
+from groundup.account.inference import Serving, cache_bytes
+from groundup.account.workload import Inference, Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
+from groundup.model.shape import open_shape
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,15 @@ class CostOf:
     """Parameters, FLOPs, memory, time and money of a model, counted from its shape alone."""
 
     model: Positional[str]
-    """A run's folder, a config.json of groundup, or a known name such as llama-3.1-8b."""
+    """A run's folder or a Hugging Face one, its config.json alone, or a known name such as llama-3.1-8b."""
     seq_len: int | None = None
     """Tokens of a training sequence (default: the model's context, at most 4096)."""
     batch_size: int = 8
     """Sequences of a training step's micro-batch."""
     matrices: Literal["muon", "adamw", "sgd", "soap"] = "adamw"
     """Optimizer of the layers' matrices."""
+    recompute: Recompute = "none"
+    """What backward computes again instead of keeping it: each layer's attention, its mlp, or the layers whole."""
     tokens: float | None = None
     """Tokens to train on (default: 20 a parameter, Hoffmann et al. 2022)."""
     device: str = "h100"
@@ -80,13 +83,13 @@ class CostOf:
         """Prints the tables."""
         from groundup.terminal import show_pairs, show_rows
 
-        config, device = open_config(self.model), find_device(self.device)
+        config, device = open_shape(self.model), find_device(self.device)
         if self.mfu is not None and not 0 < self.mfu <= 1:
             raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
         if self.devices < 1 or self.batch_size < 1:
             raise UsageError("--devices and --batch-size must be at least 1")
         seq_len = self.seq_len or min(4096, config.context_length)
-        counted = cost(config, seq_len=seq_len)
+        counted = cost(config, Training(seq_len))
         if self.conventions and (self.memory or self.time or self.plot):
             extra = "memory" if self.memory else "time" if self.time else "plot"
             raise UsageError(f"--conventions shows one table: leave out --{extra}")
@@ -95,17 +98,20 @@ class CostOf:
             return
         if self.tokens_per_s is not None:
             raise UsageError("--tokens-per-s is what --conventions counts: give both, or neither")
+        active = f", {counted.active_parameters:,} for a token" if counted.active_parameters < counted.parameters else ""
         show_rows(
             tree_rows(counted),
-            title=f"{self.model}: {counted.parameters:,} parameters; FLOPs of training on sequences of {seq_len:,} tokens",
+            title=f"{self.model}: {counted.parameters:,} parameters{active}; FLOPs of training on sequences of {seq_len:,} tokens",
         )
         step = self._step_time(config, seq_len)
-        training = self._training(config, counted, device, step)
+        training, unpredicted = self._training(config, counted, device, step)
         mfu, how = (step.mfu, "predicted") if self.mfu is None else (self.mfu, "given")
         show_pairs(
             [(line.label, line.show(line.value)) for line in training],
             title=f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of its {device.half_precision} peak, {how}",
         )
+        if unpredicted:
+            print(f"\n{unpredicted}; the time above is a roofline that no run of such a model was held against")
         if self.time:
             show_rows(time_rows(step), title=f"\nTime of a step of {self.batch_size} x {seq_len:,} tokens; {step.ceilings.source}")
         if self.memory:
@@ -118,7 +124,9 @@ class CostOf:
             title=f"\nServing on one {device.name}, {device.half_precision}, the roofline's seconds",
         )
         if self.json:
-            figures = {"model": self.model, "parameters": counted.parameters} | {x.name: x.value for x in (*training, *serving)}
+            figures = {"model": self.model, "parameters": counted.parameters, "active_parameters": counted.active_parameters}
+            figures |= {"not_predicted": unpredicted} if unpredicted else {}
+            figures |= {x.name: x.value for x in (*training, *serving)}
             parts = {"seconds_by_part": {row.name: row.seconds for row in step.rows()}} if self.time else {}
             print(json.dumps(figures | parts))
 
@@ -148,15 +156,26 @@ class CostOf:
             lines = {c.name: {"flops_per_token": c.flops_per_token, "utilization": c.utilization} for c in found}
             print(json.dumps({"model": self.model, "tokens_per_s": speed, "peak_flops": peak, "conventions": lines}))
 
-    def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
-        return step_time(config, find_ceilings(self.device), batch_size=self.batch_size, seq_len=seq_len, matrices=self.matrices)
+    def _workload(self, seq_len: int) -> Training:
+        run = dataclasses.replace(GPU if find_ceilings(self.device).overlapped else CPU, recompute=self.recompute)
+        return Training(seq_len, self.batch_size, run=run, matrices=self.matrices)
 
-    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Line]:
+    def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
+        return step_time(config, find_ceilings(self.device), self._workload(seq_len))
+
+    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> tuple[list[Line], str | None]:
+        """Figures of training, and why its memory is not among them."""
         tokens = int(self.tokens or 20 * counted.parameters)
         flops = counted.flops_training(tokens)
         seconds = flops / (device.peak(device.half_precision) * (self.mfu or step.mfu) * self.devices)
         usd = seconds / 3600 * device.usd_per_hour * self.devices
-        held = self._step_memory(config, counted.seq_len).peak_bytes
+        memory: list[Line] = []
+        unpredicted = None
+        try:
+            held = training_memory(config, self._workload(counted.seq_len)).peak_bytes
+            memory.append(Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)))
+        except UsageError as error:
+            unpredicted = str(error)
         pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
         return [
             Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
@@ -164,28 +183,20 @@ class CostOf:
             Line("step_seconds", f"a step of {self.batch_size} sequences on one device, predicted", step.seconds, format_seconds),
             Line("training_tokens_per_s", "tokens/s on one device, predicted", step.tokens_per_s, "{:,.0f}".format),
             Line("mfu", "model FLOPs utilization, predicted", step.mfu, "{:.1%}".format),
-            Line("hfu", "with recomputed scores", step.hfu, "{:.1%}".format),
+            Line("hfu", "with what is computed again", step.hfu, "{:.1%}".format),
             Line("training_tokens", "tokens", tokens, format_count),
             Line("training_flops", "FLOPs", flops, format_flops),
             Line("training_seconds", "time", seconds, format_seconds),
             Line("training_usd", "money", usd, format_usd),
-            Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)),
-        ]
-
-    @property
-    def _execution(self) -> Execution:
-        return GPU if find_ceilings(self.device).overlapped else CPU
-
-    def _step_memory(self, config: ModelConfig, seq_len: int) -> Memory:
-        return training_memory(config, batch_size=self.batch_size, seq_len=seq_len, run=self._execution, matrices=self.matrices)
+            *memory,
+        ], unpredicted
 
     def _plot(self, path: Path, config: ModelConfig, counted: Cost, timed: StepTime) -> None:
         from groundup.account.shares import shares_by_size, step_timeline
         from groundup.report.accounts import save_accounts
 
         sizes = shares_by_size(vocab_size=config.vocab_size, seq_len=counted.seq_len)
-        sizes_of = {"batch_size": self.batch_size, "seq_len": counted.seq_len}
-        stages = step_timeline(config, **sizes_of, run=self._execution, matrices=self.matrices)
+        stages = step_timeline(config, self._workload(counted.seq_len))
         step = f"{Path(self.model).name}, {self.batch_size} x {counted.seq_len:,} tokens"
         save_accounts(path, Path(self.model).name, counted.parameters, sizes, stages, timed, step=step)
         print(f"\nwrote {path}")
@@ -193,8 +204,9 @@ class CostOf:
     def _show_memory(self, config: ModelConfig, seq_len: int) -> None:
         from groundup.terminal import show_bars
 
-        found = self._step_memory(config, seq_len)
-        precision = "fp32" if self._execution.precision == "fp32" else f"{self._execution.precision} with fp32 masters"
+        workload = self._workload(seq_len)
+        found = training_memory(config, workload)
+        precision = "fp32" if workload.run.precision == "fp32" else f"{workload.run.precision} with fp32 masters"
         show_bars(
             {row.category: (row.n_bytes, format_bytes(row.n_bytes)) for row in found.rows()},
             title=f"\nMemory of a step of {self.batch_size} x {seq_len:,} tokens, {precision}, at its peak ({found.peak.name})",
@@ -202,16 +214,19 @@ class CostOf:
 
     def _serving(self, config: ModelConfig, device: Device) -> list[Line]:
         prompt = self.prompt_tokens or min(1000, max(1, config.context_length // 2))
-        requests = Requests(prompt, min(self.new_tokens, max(1, config.context_length - prompt)), self.serve_batch)
+        requests = Inference(prompt, min(self.new_tokens, max(1, config.context_length - prompt)), self.serve_batch)
         requests.check(config)
         serving = Serving(config, requests, device, device.half_precision)
+        first, two = (cache_bytes(config, tokens) for tokens in (1, 2))
+        grown = two - first  # a linear mixer keeps as much after one token as after many
         cached = f"weights and {self.serve_batch} x {requests.length:,} tokens of cache"
         return [
             Line("weights_bytes", "weights", serving.weights_bytes, format_bytes),
-            Line("cache_bytes_per_token", "cache of a token", cache_bytes(config, 1), format_bytes),
+            Line("cache_bytes_per_token", "cache of a token", grown, format_bytes),
+            *([Line("state_bytes", "state of a sequence, however long", first - grown, format_bytes)] if first > grown else []),
             Line("serving_bytes", cached, serving.memory_bytes, _fits(device)),
-            Line("prefill_flops", "FLOPs of a prompt", prefill_flops(config, prompt), format_flops),
-            Line("decode_flops", "FLOPs of the last token", decode_flops(config, requests.length), format_flops),
+            Line("prefill_flops", "FLOPs of a prompt", serving.cost.tree.forward_flops, format_flops),
+            Line("decode_flops", "FLOPs of the last token", serving.cost.decoding(requests.length).forward_flops, format_flops),
             Line("seconds_to_first_token", "time to first token", serving.seconds_to_first_token, format_seconds),
             Line("seconds_per_output_token", "time per output token", serving.seconds_per_output_token, format_seconds),
             Line("tokens_per_s", "tokens/s, all sequences", serving.tokens_per_s, "{:,.0f}".format),

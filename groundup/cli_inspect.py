@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tyro.conf import Positional
 
-from groundup.account import CPU, cost, format_bytes, format_count, format_flops, total_memory_bytes, training_memory
-from groundup.account.inference import cache_bytes, decode_flops
+from groundup.account import CPU, Cost, cost, format_bytes, format_count, format_flops, total_memory_bytes, training_memory
+from groundup.account.inference import cache_bytes
+from groundup.account.workload import Training
 from groundup.cli_account import Line, tree_rows
 from groundup.config import ModelConfig, from_dict
 from groundup.errors import GroundupError
@@ -45,8 +46,8 @@ class Inspect:
         show_pairs(pairs, title=self.model)
         needs: list[Line] = []
         if found.config is not None:
-            counted = cost(found.config, seq_len=min(TRAINED_TOKENS, found.config.context_length))
-            needs = _needs(found, found.config)
+            counted = cost(found.config, Training(min(TRAINED_TOKENS, found.config.context_length)))
+            needs = _needs(counted, found)
             show_rows(tree_rows(counted), title=f"\n{counted.parameters:,} parameters; FLOPs of training on {counted.seq_len:,} tokens")
             show_pairs(
                 [(line.label, line.show(line.value)) for line in needs],
@@ -144,19 +145,17 @@ def _tokenizer(tokenizer: Any) -> str:
     return f"{tokenizer.vocab_size:,} tokens, {how}{pattern}, {len(tokenizer.special_tokens)} special"
 
 
-def _needs(found: _Findings, config: ModelConfig) -> list[Line]:
-    """What it takes to run the model and to train it on this machine's processor, in fp32."""
-    seq_len = min(TRAINED_TOKENS, config.context_length)
-    parameters = cost(config, seq_len=seq_len).parameters
-    training = found.ask(lambda: training_memory(config, batch_size=1, seq_len=seq_len, run=CPU, matrices="adamw").peak_bytes)
+def _needs(counted: Cost, found: _Findings) -> list[Line]:
+    """What it takes to run the model and to train it on this machine's processor, in fp32; what is not predicted goes to the findings."""
+    config, parameters, seq_len = counted.config, counted.parameters, counted.seq_len
+    half = counted.decoding(max(1, config.context_length // 2)).forward_flops
+    training = found.ask(lambda: training_memory(config, Training(seq_len, run=CPU, matrices="adamw")).peak_bytes)
     lines = [
         Line("parameters", "parameters", parameters, format_count),
         Line("weights_bytes", "weights", 4 * parameters, _fits),
         Line("weights_16_bit_bytes", "weights in 16 bits", 2 * parameters, _fits),
         Line("cache_bytes", "cache of a full context", cache_bytes(config, config.context_length, 4.0), _fits),
-        Line(
-            "decode_flops", "FLOPs of a token at half the context", decode_flops(config, max(1, config.context_length // 2)), format_flops
-        ),
+        Line("decode_flops", "FLOPs of a token at half the context", half, format_flops),
     ]
     if training is not None:
         lines.append(Line("training_bytes", f"a training step of {seq_len:,} tokens with AdamW", training, _fits))

@@ -19,7 +19,7 @@ from groundup.account.answers import (
     Fit,
     Gain,
     Size,
-    Training,
+    TrainedRun,
     best_model,
     how_to_train,
     largest_model,
@@ -28,12 +28,12 @@ from groundup.account.answers import (
 )
 from groundup.account.budget import parse_bytes, parse_percent, parse_tokens
 from groundup.account.cluster import Cluster, Step, network_of
-from groundup.account.known import open_config
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
 from groundup.account.rules import bytes_per_token, figures
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
+from groundup.model.shape import open_shape
 
 Pairs = list[tuple[str, str]]
 Rows = list[dict[str, Any]]
@@ -51,7 +51,7 @@ USES = {
 }
 """Flags that have a part in each question."""
 ANYWHERE = {"device", "devices", "usd_per_hour", "json", "debug"}
-AGAIN = {"none": "nothing", "selective": "attention", "full": "layers"}
+AGAIN = {"none": "nothing", "selective": "attention", "layers": "layers"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class PlanOf:
     """Answers before you spend: --budget finds the best model; MODEL its layout, time and price; --largest and --serve the limits."""
 
     model: Positional[str | None] = None
-    """A run's folder, a config.json of groundup, or a known name such as llama-3.1-8b."""
+    """A run's folder or a Hugging Face one, its config.json alone, or a known name such as llama-3.1-8b."""
     budget: str | None = None
     """Time (3d), money (1000usd) or FLOPs (1e21flop): which model is best, or on how many tokens MODEL trains."""
     tokens: str | None = None
@@ -148,7 +148,7 @@ class PlanOf:
         return {"question": "best model", "law": law.name, "loss": best.loss} | shape | training_figures(best.fit) | gained
 
     def _train(self, cluster: Cluster) -> dict[str, Any]:
-        config, law = open_config(str(self.model)), find_law(self.law)
+        config, law = open_shape(str(self.model)), find_law(self.law)
         fit = how_to_train(
             config,
             cluster,
@@ -186,7 +186,7 @@ class PlanOf:
         return gained | {"question": "largest", "d_model": fit.config.d_model, "n_layers": len(fit.config.layers)} | training_figures(fit)
 
     def _serve(self, cluster: Cluster) -> dict[str, Any]:
-        config = open_config(str(self.model))
+        config = open_shape(str(self.model))
         capacity = serve(config, cluster)
         limit = cluster.devices * cluster.memory_limit
         show(
@@ -200,7 +200,7 @@ class PlanOf:
         batches = {str(s.requests.length): s.requests.batch_size for s in capacity.serving}
         return {"question": "serve", "longest_context": capacity.longest_context, "largest_batch": batches}
 
-    def _gain(self, run: Training, parameters: float, law: LossLaw, each: float, unique: float) -> dict[str, Any]:
+    def _gain(self, run: TrainedRun, parameters: float, law: LossLaw, each: float, unique: float) -> dict[str, Any]:
         if self.gain is None:
             return {}
         gain = parse_percent(self.gain)
@@ -360,6 +360,8 @@ def serving_rows(capacity: Capacity) -> Rows:
 
 def context_line(capacity: Capacity, config: ModelConfig) -> str:
     """The longest context of one sequence."""
+    if capacity.longest_context is None:
+        return f"{config.context_length:,} tokens, all that the model takes; its cache does not grow with more"
     if capacity.longest_context >= config.context_length:
         return f"{config.context_length:,} tokens, all that the model takes; memory for {capacity.longest_context:,}"
     return f"{capacity.longest_context:,} of the model's {config.context_length:,} tokens"

@@ -318,6 +318,7 @@ def _finish(
     predicted = recorder.predict()
     if world.is_main:
         notes = ["attention: {}: {}".format(*choose_backend(device))]
+        notes += [f"backward computes again: {plan['recompute']}"] if plan.get("recompute", "none") != "none" else []
         notes += ["loss: through torch.compile"] if plan.get("compiled") else []
         listener.training(plan, predicted, describe(state.optimizer.groups), notes)
     stream = BatchStream(bench.stores["train"], plan["batch_size"], plan["seq_len"], plan["seed"], world.rank, world.size)

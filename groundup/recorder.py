@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shutil
 import time
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from groundup.account import CPU, GPU, cost, process_memory_bytes, training_memory
 from groundup.account.hardware import peak_process_memory_bytes, reset_peak_process_memory
+from groundup.account.workload import Training
 from groundup.evaluate.bits import Score
 from groundup.evaluate.writing import write_samples
 from groundup.files import disk_errors, settle
@@ -135,7 +137,7 @@ class Recorder:
         self.before = before
         self.agenda = Agenda(bench.plan["n_steps"])
         self.training = _Pace()
-        self.counted = cost(bench.model.config, seq_len=bench.plan["seq_len"], prior_shape=bench.prior_shape)
+        self.counted = cost(bench.model.config, Training(bench.plan["seq_len"], prior_shape=bench.prior_shape))
         self.bytes_per_token = bench.stores["train"].n_bytes / bench.stores["train"].n_tokens
 
     @property
@@ -150,16 +152,15 @@ class Recorder:
         release_freed_memory()  # what earlier phases freed is there for training to take
         on_cpu = self.bench.device.type == "cpu"
         given = {"process, text and counts": process_memory_bytes() - 4 * self.counted.parameters} if on_cpu else {}
-        memory = training_memory(
-            self.bench.model.config,
-            batch_size=plan["micro_batch_size"],
-            seq_len=plan["seq_len"],
-            run=CPU if on_cpu else GPU,
+        workload = Training(
+            plan["seq_len"],
+            plan["micro_batch_size"],
+            -(-plan["batch_size"] // self.world.size // plan["micro_batch_size"]),
+            run=dataclasses.replace(CPU if on_cpu else GPU, recompute=plan.get("recompute", "none")),
             matrices=plan["optimizer"]["matrices"],
-            accumulating=plan["batch_size"] // self.world.size > plan["micro_batch_size"],
             prior_shape=self.bench.prior_shape,
-            given=given,
         )
+        memory = training_memory(self.bench.model.config, workload, given=given)
         predicted = {
             "parameters": self.counted.parameters,
             "steps": plan["n_steps"],

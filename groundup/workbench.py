@@ -26,6 +26,7 @@ from groundup.model.pretrained import HUB, Pretrained, open_pretrained
 from groundup.model.prior import NgramPrior, Table
 from groundup.runfolder import RunFolder
 from groundup.tokenizer import Tokenizer
+from groundup.train.recompute import apply_recompute
 
 
 def compute_dtype(device: torch.device) -> torch.dtype:
@@ -127,6 +128,7 @@ def open_workbench(run: RunFolder, device: torch.device, *, prior: NgramPrior | 
     """Reads tokenizer, tokens, counts (unless given) and model of a run, ready to train."""
     stores = {split: TokenStore.open(run.path / "tokens" / split) for split in SPLITS}
     bench = _bench(run, device, prior)
+    apply_recompute(bench.model, bench.plan.get("recompute", "none"))
     for split, store in stores.items():
         if store.tokenizer_hash != bench.tokenizer.hash:
             raise GroundupError(f"{run.path}: tokens/{split} is not of its tokenizer.json; restore both from one copy of the run")

@@ -8,6 +8,7 @@ from groundup import cli
 from groundup.account import cost, find_device, training_memory
 from groundup.account.known import known_model
 from groundup.account.memory import GPU
+from groundup.account.workload import Training
 from groundup.config import to_dict
 
 MODEL = "smollm2-135m"
@@ -24,11 +25,11 @@ def figures(capsys, *arguments):
 
 def test_the_figures_are_the_accounts(capsys):
     found, config = figures(capsys, MODEL, "--seq-len", "2048", "--tokens", "1e9", "--mfu", "0.5", "--devices", "2"), known_model(MODEL)
-    flops = cost(config, seq_len=2048).flops_training(10**9)
+    flops = cost(config, Training(2048)).flops_training(10**9)
     assert (found["parameters"], found["training_flops"]) == (134_515_008, flops)
     assert found["training_seconds"] == pytest.approx(flops / (0.5 * 2 * find_device("h100").peak("bf16")))
     assert found["training_usd"] == pytest.approx(2 * 2.95 * found["training_seconds"] / 3600)
-    memory = training_memory(config, batch_size=8, seq_len=2048, run=GPU, matrices="adamw")
+    memory = training_memory(config, Training(2048, 8, run=GPU, matrices="adamw"))
     assert found["training_peak_bytes"] == memory.peak_bytes
     assert found["cache_bytes_per_token"] == 30 * 2 * 3 * 64 * 2
 
@@ -46,9 +47,31 @@ def test_a_run_and_its_configuration_count_alike(capsys, tmp_path):
     assert all(by_folder[key] == by_file[key] == by_name[key] for key in by_name if key != "model")
 
 
+DEEPSEEK_V3 = {
+    "model_type": "deepseek_v3",
+    "vocab_size": 129_280,
+    "hidden_size": 7168,
+    "intermediate_size": 18_432,
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 128,
+}
+
+
+def test_a_familys_own_configuration_is_counted_and_what_is_not_predicted_is_said(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(DEEPSEEK_V3))
+    printed = said(capsys, str(tmp_path), "--json")
+    found = json.loads(printed.splitlines()[-1])
+    assert (found["parameters"], found["cache_bytes_per_token"]) == (671_026_419_200 - 58 * 256, 2 * 61 * 576)
+    assert 36e9 < found["active_parameters"] < 38e9 and "training_peak_bytes" not in found
+    assert found["not_predicted"] in printed and "LatentAttention" in found["not_predicted"]
+    one_token = (found["active_parameters"] - 129_280 * 7168) * 2 / 3.35e12
+    assert found["seconds_per_output_token"] == pytest.approx(one_token, rel=0.01), "the chosen experts are read, the others not"
+
+
 def test_conventions_count_a_measured_run_as_others_do(capsys):
     found = figures(capsys, MODEL, "--conventions", "--seq-len", "2048", "--tokens-per-s", "300000", "--devices", "2")
-    exact = cost(known_model(MODEL), seq_len=2048).mfu(300_000, 2 * find_device("h100").peak("bf16"))
+    exact = cost(known_model(MODEL), Training(2048)).mfu(300_000, 2 * find_device("h100").peak("bf16"))
     lines = found["conventions"]
     assert lines["exact, causal pairs"]["utilization"] == pytest.approx(exact)
     assert lines["6N"]["flops_per_token"] == 6 * 134_515_008
@@ -68,13 +91,14 @@ REFUSED = {
     "no configuration": ("broken.json", "broken.json"),
     "another's configuration": ("other.json", "hidden_size"),
     "no object": ("list.json", "list.json"),
+    "a family that is not here": ("rwkv.json", "rwkv"),
 }
 
 
 @pytest.mark.parametrize(("arguments", "names"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_cannot_be_is_one_sentence_and_two(capsys, tmp_path, monkeypatch, arguments, names):
     monkeypatch.chdir(tmp_path)
-    for name, text in {"broken": "{", "other": '{"hidden_size": 3}', "list": "[]"}.items():
+    for name, text in {"broken": "{", "other": '{"hidden_size": 3}', "list": "[]", "rwkv": '{"model_type": "rwkv"}'}.items():
         (tmp_path / f"{name}.json").write_text(text)
     with pytest.raises(SystemExit) as ended:
         cli.main(["cost", *arguments.split()])

@@ -10,6 +10,7 @@ from groundup.account.answers import worth
 from groundup.account.known import known_model
 from groundup.account.law import EPOCH
 from groundup.account.published import PUBLISHED_RUNS
+from groundup.account.workload import Training
 
 MODEL = "smollm2-135m"
 
@@ -52,7 +53,7 @@ def test_little_text_is_said_to_be_read_again(capsys):
 
 def test_a_model_on_tokens_takes_time_and_money(capsys):
     found = figures(capsys, f"{MODEL} --tokens 600B --devices 8 --mfu 0.5 --usd-per-hour 2 --seq-len 2048")
-    flops = cost(known_model(MODEL), seq_len=2048).flops_per_token_training * 600e9
+    flops = cost(known_model(MODEL), Training(2048)).flops_per_token_training * 600e9
     assert found["flops"] == pytest.approx(flops)
     assert found["seconds"] == pytest.approx(flops / (0.5 * 8 * find_device("h100").peak("bf16")))
     assert found["usd"] == pytest.approx(16 * found["seconds"] / 3600)

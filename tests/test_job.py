@@ -103,6 +103,13 @@ def test_a_killed_run_ends_in_the_very_same_weights(runs, text, tmp_path, name, 
     assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
 
 
+def test_a_run_that_computes_again_ends_in_the_very_same_weights(runs, text, tmp_path):
+    run = tmp_path / "run"
+    said = finish(launch(ONE, "--data", str(text), "--out", str(run), *FLAGS, "--recompute", "layers"))
+    assert "backward computes again: layers" in said
+    assert (run / "model.safetensors").read_bytes() == (runs / "one" / "model.safetensors").read_bytes()
+
+
 def written(run: Path) -> int:
     """How far a run has come: lines of its metrics, from the first phase to the last evaluation."""
     file = run / "metrics.jsonl"

@@ -1,7 +1,8 @@
 """What a model costs before it is run: parameters, FLOPs, bytes, time and money, from its ModelConfig alone and without torch."""
 
 from groundup.account.budget import Budget, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
-from groundup.account.cost import Component, Cost, Row, Weight, causal_pairs, cost, executed_pairs, prior_gate_parameters
+from groundup.account.component import Component, Weight
+from groundup.account.cost import Cost, Row, cost
 from groundup.account.devices import DEVICES, Device, detect
 from groundup.account.execution import CPU, GPU, IDEAL, Execution
 from groundup.account.hardware import (
@@ -15,6 +16,7 @@ from groundup.account.hardware import (
 from groundup.account.measured import find_ceilings, find_device, load_measured
 from groundup.account.memory import Memory, training_memory
 from groundup.account.roofline import Ceilings, StepTime, step_time
+from groundup.account.tree import causal_pairs, executed_pairs, prior_gate_parameters
 
 __all__ = [
     "CPU",

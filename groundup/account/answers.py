@@ -15,7 +15,7 @@ from typing import NamedTuple
 from groundup.account.budget import Budget, format_bytes
 from groundup.account.cluster import KERNEL_SHARE, Cluster, Step, fitting_steps, holds
 from groundup.account.cost import Cost
-from groundup.account.inference import Requests, Serving, cache_bytes
+from groundup.account.inference import Serving, cache_bytes, longest_sequence
 from groundup.account.law import LAWS, Allocation, LossLaw
 from groundup.account.layouts import Counted
 from groundup.account.plan import Plan, make_plan
@@ -30,6 +30,7 @@ from groundup.account.rules import (
     score_shapes,
     shape_of_width,
 )
+from groundup.account.workload import Inference
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -47,7 +48,7 @@ LARGEST_VOCAB = 65_536
 """Vocabulary of the largest model: that of the rules at its size."""
 
 
-class Training(NamedTuple):
+class TrainedRun(NamedTuple):
     """A model trained on tokens in a layout."""
 
     step: Step
@@ -64,12 +65,12 @@ class Training(NamedTuple):
     """Rent of all devices."""
 
 
-def train(step: Step, tokens: float, *, mfu: float | None = None) -> Training:
+def train(step: Step, tokens: float, *, mfu: float | None = None) -> TrainedRun:
     """Time and money: C / (MFU x peak) seconds, the MFU being the layout's where none is given."""
     flops = step.spread.counted.cost.flops_per_token_training * tokens
     reached = step.mfu if mfu is None else mfu
     seconds = flops / (reached * step.cluster.peak_flops)
-    return Training(step, tokens, flops, reached, seconds, seconds / 3600 * step.cluster.usd_per_hour)
+    return TrainedRun(step, tokens, flops, reached, seconds, seconds / 3600 * step.cluster.usd_per_hour)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Fit:
     """Its count."""
     steps: Sequence[Step]
     """The best step of each kind of layout."""
-    training: Training
+    training: TrainedRun
     """The run, in the first of them."""
 
 
@@ -180,7 +181,7 @@ def _machine(cluster: Cluster, mfu: float) -> Machine:
 
 
 def _plan(budget: Budget, cluster: Cluster, law: LossLaw, text_bytes: float | None, mfu: float) -> Plan:
-    overrides = Overrides(arch="llama", max_epochs=MOST_EPOCHS)
+    overrides = Overrides(arch="llama", max_epochs=MOST_EPOCHS, recompute="none")  # that is the layout's affair
     n_bytes = PLENTY_BYTES if text_bytes is None else max(1, int(text_bytes))
     return make_plan(budget, _machine(cluster, mfu), n_bytes, overrides=overrides, law=law)
 
@@ -225,8 +226,8 @@ class Capacity:
 
     serving: Sequence[Serving]
     """For each context length the largest batch that fits."""
-    longest_context: int
-    """Tokens of a single sequence that fit, however long the model's own context."""
+    longest_context: int | None
+    """Tokens of a single sequence that fit, however long the model's own context; None where any number does."""
     weights_bytes: float
     """Bytes of the weights."""
 
@@ -247,7 +248,7 @@ def serve(config: ModelConfig, cluster: Cluster) -> Capacity:
         peak_flops={precision: n * peak for precision, peak in device.peak_flops.items()},
         usd_per_hour=cluster.usd_per_hour,
     )
-    weights = Serving(config, Requests(1, 1), together, cluster.precision).weights_bytes
+    weights = Serving(config, Inference(1, 1), together, cluster.precision).weights_bytes
     spare = together.memory_bytes - weights
     if spare < cache_bytes(config, 1):
         raise UsageError(
@@ -257,10 +258,10 @@ def serve(config: ModelConfig, cluster: Cluster) -> Capacity:
     lengths = [length for i in range(5, 12) if (length := 4**i) < config.context_length] + [config.context_length]
     found = []
     for length in lengths:
-        one = Serving(config, Requests(max(1, length - 1), 1), together, cluster.precision)
+        one = Serving(config, Inference(max(1, length - 1), 1), together, cluster.precision)
         if one.largest_batch:
-            found.append(dataclasses.replace(one, requests=Requests(max(1, length - 1), 1, one.largest_batch)))
-    return Capacity(found, int(spare // cache_bytes(config, 1)), weights)
+            found.append(dataclasses.replace(one, requests=Inference(max(1, length - 1), 1, one.largest_batch)))
+    return Capacity(found, longest_sequence(config, spare), weights)
 
 
 class Gain(NamedTuple):

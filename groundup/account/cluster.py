@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from groundup.account.budget import format_bytes
 from groundup.account.devices import Device
-from groundup.account.layouts import FP32_ADAMW, MIXED_ADAMW, MODERN, Counted, Graph, Layout, Recompute, Spread, StateBytes
+from groundup.account.kinds import check_predicted
+from groundup.account.layouts import FP32_ADAMW, MIXED_ADAMW, MODERN, Counted, Graph, Layout, Policy, Spread, StateBytes
 from groundup.account.roofline import Ceilings, step_time
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -97,7 +99,7 @@ class Cluster:
         if self.ceilings is None:
             return self
         batch = max(1, TRIAL_TOKENS // counted.seq_len)
-        step = step_time(counted.config, self.ceilings, batch_size=batch, seq_len=counted.seq_len, micro_batches=16, matrices="adamw")
+        step = step_time(counted.config, self.ceilings, Training(counted.seq_len, batch, 16, matrices="adamw"))
         return dataclasses.replace(self, kernel_share=min(1.0, step.mfu))
 
     @property
@@ -189,7 +191,7 @@ class Step:
     @property
     def _executed_flops(self) -> float:
         counted = self.spread.counted
-        again = counted.layers_forward_flops if self.layout.recompute == "full" else 0
+        again = counted.layers_forward_flops if self.layout.recompute == "layers" else 0
         return self.batch_size * (counted.cost.tree.training_flops + again)
 
     @property
@@ -216,7 +218,7 @@ def possible_layouts(config: ModelConfig, cluster: Cluster, batch_size: int) -> 
     Tensor parallelism stays within a node, as it sends most; with a pipeline ZeRO stays at stage 1, as gradients and weights would be
     sent for each of its many micro-batches; fused attention keeps no probabilities that selective recomputation could drop.
     """
-    policies: tuple[Recompute, ...] = ("none", "full")
+    policies: tuple[Policy, ...] = ("none", "layers")
     for t in _powers(min(cluster.devices, cluster.network.node_devices)):
         if cluster.devices % t or not _divides(config, t):
             continue
@@ -237,6 +239,7 @@ def best_steps(counted: Counted, cluster: Cluster, *, batch_size: int) -> list[S
     The fastest that fits comes first, then the others that fit, then those that do not. Raises UsageError where no layout is possible.
     """
     cluster.check()
+    check_predicted(counted.config, "a layout")
     kinds: dict[tuple[bool, bool, int], Step] = {}
     for layout in possible_layouts(counted.config, cluster, batch_size):
         step = take_step(counted, layout, cluster, batch_size=batch_size)
@@ -274,7 +277,7 @@ def devices_needed(counted: Counted, cluster: Cluster) -> int | None:
 
 def holds(counted: Counted, cluster: Cluster) -> bool:
     """Whether the model trains in some layout, a sequence at a time and everything computed again."""
-    leanest = (x for x in possible_layouts(counted.config, cluster, cluster.devices) if x.micro_batch == 1 and x.recompute == "full")
+    leanest = (x for x in possible_layouts(counted.config, cluster, cluster.devices) if x.micro_batch == 1 and x.recompute == "layers")
     return any(take_step(counted, layout, cluster, batch_size=cluster.devices).fits for layout in leanest)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from groundup.account.cost import Cost, cost
 from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN
+from groundup.account.workload import Training
 from groundup.config import Attention, LatentAttention, LinearMixer, ModelConfig
 from groundup.errors import UsageError
 
@@ -33,14 +34,14 @@ class Convention:
 
 
 def active_parameters(counted: Cost) -> int:
-    """Parameters that take part in one token's pass: all but lookup tables, of which it reads a row, and a tied head's matrix.
+    """Parameters that take part in one token's pass: of lookup tables a row, of experts those chosen, and a tied head's matrix.
 
     Of a table of n-grams it is one row too, however many orders share it.
     """
     tables = [w for w in counted.weights if w.kind == "table"]
     head = 0 if any(w.kind == "head" for w in counted.weights) else next(w.numbers for w in tables if w.name == "embedding.weight")
     rows = sum(w.shape[-1] for w in tables)
-    return counted.parameters - sum(w.numbers for w in tables) + rows + head
+    return counted.active_parameters - sum(w.numbers for w in tables) + rows + head
 
 
 def attention_square(config: ModelConfig, seq_len: int) -> int:
@@ -77,7 +78,7 @@ def conventions(config: ModelConfig, *, seq_len: int, tokens_per_s: float, peak_
     """
     if tokens_per_s <= 0 or peak_flops <= 0:
         raise UsageError(f"utilization needs tokens a second and a peak above 0, not {tokens_per_s:g} and {peak_flops:g}")
-    counted, k = cost(config, seq_len=seq_len), FLOPS_PER_PARAMETER_TOKEN
+    counted, k = cost(config, Training(seq_len)), FLOPS_PER_PARAMETER_TOKEN
     exact, square = counted.flops_per_token_training, counted.executed_flops_per_token_training
     palm = k * counted.parameters + attention_square(config, seq_len)
     again = attention_forward(counted, executed=True)

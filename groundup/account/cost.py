@@ -1,147 +1,15 @@
-"""Parameters and FLOPs of a decoder, exactly, from its ModelConfig alone: one tree whose sums are every other number.
-
-Conventions. A product [m, k] x [k, n] is 2mkn FLOPs; only matrix products count (and the triangular solves of a linear mixer), so norms,
-activations, rotations, softmax and the loss are 0, and so is an embedding lookup (their bytes count: see ``account.work``). Backward is
-twice forward (one product for the input's gradient, one for the weight's), once where the input needs no gradient. Attention counts the
-query-key pairs that the mask lets through: *model* FLOPs. The pairs that a kernel computes and then masks are in the *executed* FLOPs and
-nowhere else.
-
-Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
-"""
+"""Parameters and FLOPs of a decoder on a workload, exactly, from its ModelConfig alone: sums and ratios over ``account.tree``'s tree."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
-from groundup.account import work
-from groundup.account.attention_work import AttentionWork, key_blocks
-from groundup.account.execution import IDEAL, Execution
-from groundup.account.work import NOTHING, Pass, StepWork, moved_bytes
-from groundup.config import (
-    DELTA_CHUNK,
-    GATED,
-    PRIOR_GATE_WIDTH,
-    Attention,
-    Dense,
-    Experts,
-    LatentAttention,
-    Layer,
-    LinearMixer,
-    ModelConfig,
-    Norm,
-    check,
-)
-from groundup.errors import UsageError
-
-Kind = Literal["matrix", "table", "head", "gate", "vector"]
-
-
-class Weight(NamedTuple):
-    """One parameter tensor, named as in the decoder's ``named_parameters()``."""
-
-    name: str
-    """Dotted name, such as ``layers.0.mixer.query.weight``."""
-    shape: tuple[int, ...]
-    """Its dims; a matrix is [out, in], those of X experts are [X, out, in]."""
-    kind: Kind
-    """matrix: in a layer's products. table: rows are looked up. head: makes logits. gate: value gates, the prior's. vector: gain, bias."""
-
-    @property
-    def numbers(self) -> int:
-        """Elements of the tensor."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class Component:
-    """A part of the model with what is its own, and its parts; every property is the sum over both, for one sequence."""
-
-    name: str
-    """Dotted path from the root, such as ``layers.0.mixer.scores``."""
-    weights: tuple[Weight, ...] = ()
-    """Its own parameter tensors."""
-    own_forward_flops: int = 0
-    """Model FLOPs of its own products."""
-    own_executed_flops: int | None = None
-    """FLOPs its own products really take, forward; None where that is the same number."""
-    backward_factor: int = 2
-    """Backward products for each forward one."""
-    own_recomputed: int = 0
-    """Forward products that backward executes once more, for each forward one."""
-    own_active: tuple[int, int] = (1, 1)
-    """The part of its own weights that works on a token: (2, 8) where 2 experts of 8 do."""
-    own_work: StepWork = NOTHING
-    """What its own operations execute, for one sequence: the products with their sizes, and the passes over memory."""
-    parts: tuple[Component, ...] = ()
-    """What it is made of."""
-
-    def walk(self, depth: int = 0) -> Iterator[tuple[int, Component]]:
-        """This component and all below it, parents first, each with its depth."""
-        yield depth, self
-        for part in self.parts:
-            yield from part.walk(depth + 1)
-
-    @property
-    def all_weights(self) -> tuple[Weight, ...]:
-        """Its own parameter tensors and those of its parts, in order."""
-        return tuple(w for _, component in self.walk() for w in component.weights)
-
-    @cached_property
-    def parameters(self) -> int:
-        """Numbers in its parameter tensors; a tied head has none of its own."""
-        return sum(w.numbers for w in self.weights) + sum(p.parameters for p in self.parts)
-
-    @cached_property
-    def active_parameters(self) -> int:
-        """Numbers in its parameter tensors that work on a token: all but those of experts that are not chosen."""
-        some, of = self.own_active
-        return sum(w.numbers for w in self.weights) * some // of + sum(p.active_parameters for p in self.parts)
-
-    @cached_property
-    def forward_flops(self) -> int:
-        """Model FLOPs of one forward pass."""
-        return self.own_forward_flops + sum(p.forward_flops for p in self.parts)
-
-    @cached_property
-    def backward_flops(self) -> int:
-        """Model FLOPs of one backward pass."""
-        return self.backward_factor * self.own_forward_flops + sum(p.backward_flops for p in self.parts)
-
-    @property
-    def training_flops(self) -> int:
-        """Model FLOPs of forward and backward."""
-        return self.forward_flops + self.backward_flops
-
-    @cached_property
-    def executed_forward_flops(self) -> int:
-        """FLOPs of the products that one forward pass executes, masked pairs included."""
-        own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
-        return own + sum(p.executed_forward_flops for p in self.parts)
-
-    @cached_property
-    def executed_training_flops(self) -> int:
-        """FLOPs of the products that forward and backward execute, masked pairs included."""
-        own = self.own_forward_flops if self.own_executed_flops is None else self.own_executed_flops
-        return own * (1 + self.backward_factor + self.own_recomputed) + sum(p.executed_training_flops for p in self.parts)
-
-    def forward_bytes(self, batch_size: int = 1, number_bytes: float = 2) -> float:
-        """Bytes that a forward pass over ``batch_size`` sequences reads and writes, at ``number_bytes`` an activation."""
-        own = moved_bytes(self.own_work.forward, batch_size, number_bytes)
-        return own + sum(p.forward_bytes(batch_size, number_bytes) for p in self.parts)
-
-    def backward_bytes(self, batch_size: int = 1, number_bytes: float = 2) -> float:
-        """Bytes that the backward pass reads and writes: of a product with a weight twice the forward ones."""
-        own = moved_bytes(self.own_work.backward, batch_size, number_bytes)
-        return own + sum(p.backward_bytes(batch_size, number_bytes) for p in self.parts)
-
-    def intensity(self, batch_size: int = 1, number_bytes: float = 2) -> float:
-        """Executed FLOPs of training for each byte that it moves (Williams et al. 2009); 0 where there is neither."""
-        moved = self.forward_bytes(batch_size, number_bytes) + self.backward_bytes(batch_size, number_bytes)
-        return batch_size * self.executed_training_flops / moved if moved else 0.0
+from groundup.account.component import Component, Weight
+from groundup.account.tree import forward_pass, training_pass
+from groundup.account.workload import Inference, Training
+from groundup.config import ModelConfig, check
 
 
 class Row(NamedTuple):
@@ -159,12 +27,23 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs on sequences of one length; every number is a sum or a ratio over ``tree``."""
+    """What a model costs on a workload; every number is a sum or a ratio over ``tree``."""
 
+    config: ModelConfig
+    """The model."""
+    workload: Training | Inference
+    """What it does."""
     tree: Component
-    """The model, for one sequence."""
-    seq_len: int
-    """T, tokens in that sequence."""
+    """The model, for one sequence: of training, or a prompt."""
+
+    @property
+    def seq_len(self) -> int:
+        """T, tokens in that sequence."""
+        return self.workload.seq_len if isinstance(self.workload, Training) else self.workload.prompt_tokens
+
+    def decoding(self, n_keys: int) -> Component:
+        """The tree of one more token, which attends to n_keys keys, itself included."""
+        return forward_pass(self.config, 1, n_keys - 1)
 
     @property
     def parameters(self) -> int:
@@ -226,289 +105,17 @@ class Cost:
         return [Row(name, n, flops, flops / self.tree.training_flops) for name, (n, flops) in totals.items()]
 
 
-def cost(
-    config: ModelConfig,
-    *,
-    seq_len: int,
-    document_lengths: Sequence[int] | None = None,
-    attention_block: int | None = None,
-    prior_shape: tuple[int, int] | None = None,
-    run: Execution | None = None,
-) -> Cost:
-    """Counts a model on sequences of ``seq_len`` tokens.
+def cost(config: ModelConfig, workload: Training | Inference) -> Cost:
+    """Counts a model on a workload: a training step over one sequence, or the prefill of one prompt (``Cost.decoding`` is what follows it).
 
-    ``document_lengths`` are the lengths of the documents packed into the sequence (their sum is seq_len; a document cut by the sequence
-    counts with what is inside); attention never crosses them. Without them the sequence is one document.
-    ``attention_block`` describes the attention that runs, for executed FLOPs only: None computes all T x T scores, n takes queries n at a
-    time against the keys from the first query's window to the last query, whatever the documents.
-    ``run`` says which operations are one kernel, for the bytes: without it every tensor goes over memory once a component, and attention is
-    one kernel. With it executed FLOPs follow as well: its blocks, or where attention is one kernel the scores computed again going back.
-    ``prior_shape`` is (experts, features) of the counts, as the decoder takes it; with it a config that has a prior gets its gate.
+    Bytes and executed FLOPs follow the workload's ``run``: where that is None every tensor goes over memory once a component, attention is
+    one kernel, and all T x T scores count as executed; else executed are the blocks of its attention, or where that is one kernel the
+    scores computed again going back, and what it recomputes.
 
-    Raises UsageError for a length that makes no sense.
+    Raises UsageError for sizes that make no sense.
     """
     check(config)
-    _check_lengths(config, seq_len, document_lengths, attention_block)
-    t, d = seq_len, config.d_model
-    block = attention_block if run is None or attention_block is not None else run.attention_block
-    seq = _Sequence(seq_len, tuple(document_lengths or (seq_len,)), block, run)
-    parts = [
-        Component(
-            "embedding", (Weight("embedding.weight", (config.vocab_size, d), "table"),), own_work=work.lookup(t, config.vocab_size, d)
-        )
-    ]
-    if config.hash_embedding is not None:
-        table = Weight("hash_embedding.weight", (config.hash_embedding.n_rows, d), "table")
-        parts.append(Component("hash_embedding", (table,), own_work=work.hashed_lookup(config.hash_embedding, t, d)))
-    if config.learned_positions:
-        table = Weight("position_embedding.weight", (config.context_length, d), "table")
-        parts.append(Component("position_embedding", (table,), own_work=work.lookup(t, config.context_length, d)))
-    if config.embedding_norm is not None:
-        parts.append(_norm("embedding_norm", config.embedding_norm, d, seq))
-    if config.layers:
-        layers = (_layer(f"layers.{i}", layer, config, seq) for i, layer in enumerate(config.layers))
-        parts.append(Component("layers", parts=tuple(layers)))
-    if config.final_norm is not None:
-        parts.append(_norm("final_norm", config.final_norm, d, seq))
-    matrix = () if config.tied else (Weight("head.weight", (config.vocab_size, d), "head"),)
-    bias = (Weight("head_bias", (config.vocab_size,), "vector"),) if config.head_bias else ()
-    made = work.head(t, d, config.vocab_size, bias=config.head_bias, run=seq.executed_as)
-    parts.append(Component("head", matrix + bias, 2 * t * d * config.vocab_size, own_work=made))
-    if config.prior is not None and prior_shape is not None:
-        parts.append(prior_gate(d, *prior_shape, tokens=t))
-    softcap = config.logit_softcap is not None
-    parts.append(Component("loss", own_work=work.loss(t, config.vocab_size, softcap=softcap, run=seq.executed_as)))
-    return Cost(Component("model", parts=tuple(parts)), seq_len)
-
-
-def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_hidden: int = PRIOR_GATE_WIDTH) -> Component:
-    """The gate that mixes n_experts count models with the network: W_h hidden + b + W_o tanh(W_f features + b_f), n_experts + 1 logits.
-
-    The features need no gradient, so their product has one backward product and not two.
-    """
-    outs = n_experts + 1
-    hidden = (Weight("gate.hidden.weight", (outs, d_model), "gate"), Weight("gate.hidden.bias", (outs,), "gate"))
-    features = (Weight("gate.features.weight", (n_hidden, n_features), "gate"), Weight("gate.features.bias", (n_hidden,), "gate"))
-    mix = (Weight("gate.mix.weight", (outs, n_hidden), "gate"),)
-    return Component(
-        "gate",
-        parts=(
-            Component("gate.hidden", hidden, 2 * tokens * d_model * outs, own_work=work.linear(tokens, d_model, outs, bias=True)),
-            Component(
-                "gate.features",
-                features,
-                2 * tokens * n_features * n_hidden,
-                backward_factor=1,
-                own_work=work.linear(tokens, n_features, n_hidden, bias=True, input_gradient=False),
-            ),
-            Component("gate.mix", mix, 2 * tokens * n_hidden * outs, own_work=work.linear(tokens, n_hidden, outs, bias=False)),
-        ),
-    )
-
-
-def prior_gate_parameters(d_model: int, n_experts: int, n_features: int, n_hidden: int = PRIOR_GATE_WIDTH) -> int:
-    """Parameters of ``prior_gate``."""
-    return prior_gate(d_model, n_experts, n_features, tokens=0, n_hidden=n_hidden).parameters
-
-
-def causal_pairs(length: int, window: int | None = None) -> int:
-    """Query-key pairs of one document under a causal mask: w(w+1)/2 + (T-w)w with w = min(T, window), so T(T+1)/2 without a window."""
-    w = length if window is None else min(length, window)
-    return w * (w + 1) // 2 + (length - w) * w
-
-
-@lru_cache(maxsize=1024)
-def executed_pairs(seq_len: int, window: int | None, block: int | None) -> int:
-    """Query-key pairs that an attention computes, block by block (see ``attention_work.key_blocks``): T^2 without a block."""
-    return sum(queries * keys for queries, keys in key_blocks(seq_len, window, block))
-
-
-class _Sequence(NamedTuple):
-    length: int
-    documents: tuple[int, ...]
-    block: int | None
-    run: Execution | None
-
-    @property
-    def executed_as(self) -> Execution:
-        return self.run or IDEAL
-
-    @property
-    def flash(self) -> bool:
-        """Whether executed FLOPs are those of one kernel, which skips what the mask hides and computes the scores twice."""
-        return self.run is not None and self.block is None
-
-    def pairs(self, window: int | None) -> int:
-        return sum(causal_pairs(length, window) for length in self.documents)
-
-    def executed_pairs(self, window: int | None) -> int:
-        return self.pairs(window) if self.flash else executed_pairs(self.length, window, self.block)
-
-
-def _check_lengths(config: ModelConfig, seq_len: int, documents: Sequence[int] | None, block: int | None) -> None:
-    if seq_len < 1:
-        raise UsageError(f"seq_len must be at least 1, not {seq_len}")
-    if seq_len > config.context_length:
-        raise UsageError(f"seq_len {seq_len} is longer than the model's context_length {config.context_length}; shorten it or raise that")
-    if block is not None and block < 1:
-        raise UsageError(f"attention_block must be at least 1, not {block}; leave it out for an attention that computes every score")
-    if documents is not None and (sum(documents) != seq_len or min(documents) < 1):
-        raise UsageError(f"document_lengths must be at least 1 each and sum to seq_len {seq_len}; they sum to {sum(documents)}")
-
-
-_NORMS = {
-    "pre": ("mixer_norm", "mlp_norm"),
-    "post": ("mixer_norm", "mlp_norm"),
-    "sandwich": ("mixer_norm", "mlp_norm", "mixer_out_norm", "mlp_out_norm"),
-    "after": ("mixer_out_norm", "mlp_out_norm"),
-}
-"""Norms of a layer by their placement."""
-
-
-def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Component:
-    d, mixer = config.d_model, f"{name}.mixer"
-    match layer.mixer:
-        case LatentAttention():
-            mixing = _latent(mixer, layer.mixer, d, seq)
-        case LinearMixer():
-            mixing = _linear_mixer(mixer, layer.mixer, d, seq)
-        case Attention():
-            mixing = _attention(mixer, layer.mixer, config, seq)
-    mlp = layer.mlp
-    parts = (mixing, _experts(f"{name}.mlp", mlp, d, seq) if isinstance(mlp, Experts) else _dense(f"{name}.mlp", mlp, d, seq))
-    parts += tuple(_norm(f"{name}.{norm}", layer.norm, d, seq) for norm in _NORMS[layer.placement])
-    return Component(name, parts=(*parts, Component(f"{name}.residual", own_work=work.residual(seq.length, d))))
-
-
-def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> Component:
-    d, q, kv, t = config.d_model, a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, seq.length
-    does = AttentionWork(a, t, seq.pairs(a.window), seq.executed_as, d)
-    parts = [
-        _linear(f"{name}.query", q, d, t, a.bias),
-        _linear(f"{name}.key", kv, d, t, a.bias),
-        _linear(f"{name}.value", kv, d, t, a.bias),
-    ]
-    if a.qk_norm is not None:
-        for leaf, heads in (("query_norm", a.n_heads), ("key_norm", a.n_kv_heads)):
-            dim = a.head_dim if a.qk_norm_over == "head" else heads * a.head_dim
-            parts.append(Component(f"{name}.{leaf}", _gains(f"{name}.{leaf}", a.qk_norm, dim), own_work=does.norm(a.qk_norm, heads)))
-    if a.sinks:
-        parts.append(Component(f"{name}.sinks", (Weight(f"{name}.sinks", (a.n_heads,), "vector"),)))
-    parts.append(Component(f"{name}.heads", own_work=does.heads()))
-    if a.value_embedding:
-        table = Weight(f"{name}.value_embedding.weight", (config.vocab_size, kv), "table")
-        parts.append(Component(f"{name}.value_embedding", (table,), own_work=does.value_embedding(config.vocab_size)))
-        parts.append(_linear(f"{name}.value_gate", a.n_kv_heads, d, t, False, "gate"))
-    model, executed = 2 * q * seq.pairs(a.window), 2 * q * seq.executed_pairs(a.window)  # one product of E numbers for each head
-    parts.append(Component(f"{name}.scores", (), model, executed, own_recomputed=int(seq.flash), own_work=does.scores()))
-    parts.append(Component(f"{name}.weighted_values", (), model, executed, own_work=does.weighted_values()))
-    if a.output_gate:
-        parts.append(_linear(f"{name}.output_gate", q, d, t, False))
-    parts.append(_linear(f"{name}.output", d, q, t, a.output_bias))
-    return Component(name, parts=tuple(parts))
-
-
-def _latent(name: str, a: LatentAttention, d: int, seq: _Sequence) -> Component:
-    """The full form, which training and prefill run: keys and values of all heads are made from the latents."""
-    t, width = seq.length, a.n_heads * (a.head_dim + a.rotary_dim)
-    parts = []
-    if a.q_rank is not None:
-        parts.append(_linear(f"{name}.query_latent", a.q_rank, d, t, a.bias))
-        parts.append(_norm(f"{name}.query_norm", a.latent_norm, a.q_rank, seq))
-    parts.append(_linear(f"{name}.query", width, a.q_rank or d, t, False))
-    parts.append(_linear(f"{name}.latent", a.kv_rank + a.rotary_dim, d, t, a.bias))
-    parts.append(_norm(f"{name}.latent_norm", a.latent_norm, a.kv_rank, seq))
-    parts.append(_linear(f"{name}.key_value", a.n_heads * (a.head_dim + a.value_dim), a.kv_rank, t, False))
-    pairs, executed = seq.pairs(None), seq.executed_pairs(None)
-    of_keys, of_values = (
-        AttentionWork(Attention(a.n_heads, a.n_heads, dim, rotary=None), t, pairs, seq.executed_as, d)
-        for dim in (a.head_dim + a.rotary_dim, a.value_dim)
-    )
-    values = 2 * a.n_heads * a.value_dim
-    parts.append(
-        Component(
-            f"{name}.scores",
-            (),
-            2 * width * pairs,
-            2 * width * executed,
-            own_recomputed=int(seq.flash),
-            own_work=of_keys.scores(),
-        )
-    )
-    parts.append(Component(f"{name}.weighted_values", (), values * pairs, values * executed, own_work=of_values.weighted_values()))
-    parts.append(_linear(f"{name}.output", d, a.n_heads * a.value_dim, t, a.bias))
-    return Component(name, parts=tuple(parts))
-
-
-def _linear_mixer(name: str, a: LinearMixer, d: int, seq: _Sequence) -> Component:
-    """The form in chunks of c tokens. A triangular solve of c rows with n columns is c^2 n FLOPs, and going back a solve and a product."""
-    t, h, e, v = seq.length, a.n_heads, a.key_dim, a.value_dim
-    keys, values = a.n_key_heads * e, h * v
-    chunks = [min(DELTA_CHUNK, t - start) for start in range(0, t, DELTA_CHUNK)]
-    # the first chunk meets no state, and nothing reads the last one's
-    solved = sum(c * c * (v if i == 0 else v + e) for i, c in enumerate(chunks)) * h
-    within = sum(c * c for c in chunks) * h * (4 * e + 2 * v)
-    across = (2 * sum(chunks[1:]) + sum(chunks[:-1])) * 2 * e * v * h
-    widths = {"query": keys, "key": keys, "value": values, "output_gate": values, "beta": h, "decay": h}
-    parts = [_linear(f"{name}.{leaf}", width, d, t, False) for leaf, width in widths.items()]
-    held = (Weight(f"{name}.convolution.weight", (2 * keys + values, a.conv_width), "vector"),)
-    mixed = t * (2 * keys + values)
-    convolved = StepWork(
-        (Pass(3 * a.conv_width * mixed, 2 * a.conv_width * mixed, calls=2 * a.conv_width),),
-        (Pass(5 * a.conv_width * mixed, 3 * a.conv_width * mixed, calls=4 * a.conv_width),),
-    )
-    parts.append(Component(f"{name}.convolution", held, own_work=convolved))
-    parts.append(Component(f"{name}.rates", tuple(Weight(f"{name}.{leaf}", (h,), "vector") for leaf in ("log_rate", "decay_bias"))))
-    for leaf, flops, back in (("triangular_solve", solved, 3), ("within_chunks", within, 2), ("across_chunks", across, 2)):
-        moved = Pass(mixed, values * t, flops=flops, calls=len(chunks))
-        does = StepWork((moved,), (Pass(mixed + values * t, mixed, flops=back * flops, calls=2 * len(chunks)),))
-        parts.append(Component(f"{name}.{leaf}", (), flops, backward_factor=back, own_work=does))
-    parts.append(Component(f"{name}.norm", _gains(f"{name}.norm", a.norm, v), own_work=work.norm(a.norm, t * h, v, seq.executed_as)))
-    parts.append(_linear(f"{name}.output", d, values, t, False))
-    return Component(name, parts=tuple(parts))
-
-
-def _experts(name: str, mlp: Experts, d: int, seq: _Sequence) -> Component:
-    """Each token's router logits and n_active MLPs; whichever experts these are, the products have the same sizes in all."""
-    t, x, f = seq.length, mlp.n_experts, mlp.d_ff
-    rows = t * mlp.n_active
-
-    def stacked(leaf: str, n_out: int, n_in: int) -> Component:
-        weights = [Weight(f"{name}.{leaf}.weight", (x, n_out, n_in), "matrix")]
-        if mlp.bias:
-            weights.append(Weight(f"{name}.{leaf}.bias", (x, n_out), "vector"))
-        does = work.linear(rows, n_in, n_out, bias=mlp.bias)
-        return Component(f"{name}.{leaf}", tuple(weights), 2 * rows * n_in * n_out, own_active=(mlp.n_active, x), own_work=does)
-
-    parts = [_linear(f"{name}.router", x, d, t, mlp.router.bias)]
-    parts += [stacked(leaf, f, d) for leaf in (("gate", "up") if mlp.activation in GATED else ("up",))]
-    parts.append(Component(f"{name}.activation", own_work=work.activation(Dense(f, mlp.activation), rows, seq.executed_as)))
-    parts.append(stacked("down", d, f))
-    if mlp.shared is not None:
-        parts.append(_dense(f"{name}.shared", mlp.shared, d, seq))
-    if mlp.shared_gate:
-        parts.append(_linear(f"{name}.shared_gate", 1, d, t, False))
-    return Component(name, parts=tuple(parts))
-
-
-def _dense(name: str, mlp: Dense, d: int, seq: _Sequence) -> Component:
-    inner = ("gate", "up") if mlp.activation in GATED else ("up",)
-    parts = [_linear(f"{name}.{part}", mlp.d_ff, d, seq.length, mlp.bias) for part in inner]
-    parts.append(Component(f"{name}.activation", own_work=work.activation(mlp, seq.length, seq.executed_as)))
-    return Component(name, parts=(*parts, _linear(f"{name}.down", d, mlp.d_ff, seq.length, mlp.bias)))
-
-
-def _linear(name: str, n_out: int, n_in: int, t: int, bias: bool, kind: Kind = "matrix") -> Component:
-    weights = [Weight(f"{name}.weight", (n_out, n_in), kind)]
-    if bias:
-        weights.append(Weight(f"{name}.bias", (n_out,), "vector"))
-    return Component(name, tuple(weights), 2 * t * n_in * n_out, own_work=work.linear(t, n_in, n_out, bias=bias))
-
-
-def _norm(name: str, norm: Norm, dim: int, seq: _Sequence) -> Component:
-    return Component(name, _gains(name, norm, dim), own_work=work.norm(norm, seq.length, dim, seq.executed_as))
-
-
-def _gains(name: str, norm: Norm, dim: int) -> tuple[Weight, ...]:
-    held = [leaf for leaf, wanted in (("weight", norm.weight), ("bias", norm.bias)) if wanted]
-    return tuple(Weight(f"{name}.{leaf}", (dim,), "vector") for leaf in held)
+    workload.check(config)
+    if isinstance(workload, Inference):
+        return Cost(config, workload, forward_pass(config, workload.prompt_tokens))
+    return Cost(config, workload, training_pass(config, workload))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Recompute = Literal["none", "attention", "mlp", "layers"]
+"""What backward computes again from its input instead of keeping it (Chen et al. 2016): each layer's attention, its MLP, or all of it."""
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -20,6 +23,8 @@ class Execution:
     """Whether a chain of pointwise operations is one kernel, as torch.compile makes it; else each reads and writes memory."""
     loss_chunk_bytes: int = 8 << 20
     """Logits that exist at a time, in bytes of fp32."""
+    recompute: Recompute = "none"
+    """What backward computes again."""
     allocator_overhead: float = 0.30
     """Resident bytes beyond the live ones, as a share of them: holes in the C heap. On glibc, three models of 180 to 530 MB live had
     0.25, 0.36 and 0.40 after six steps. 0 predicts live bytes, as an allocation tracker counts them."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, Rotary, check, from_dict
 from groundup.errors import UsageError
@@ -46,12 +48,15 @@ KNOWN: dict[str, ModelConfig] = {
 def known_model(name: str) -> ModelConfig:
     """The model of a name; UsageError naming those that are known."""
     if name.lower() not in KNOWN:
-        raise UsageError(f"model {name!r} is not known: give a run's folder, a config.json of groundup, or one of {', '.join(KNOWN)}")
+        raise UsageError(f"model {name!r} is not known: give a folder with a config.json, such a file, or one of {', '.join(KNOWN)}")
     return KNOWN[name.lower()]
 
 
-def open_config(model: str) -> ModelConfig:
-    """The ModelConfig of a run's folder, of a file, or of a known name; UsageError for a file that holds none."""
+def open_config(model: str, translate: Callable[[dict[str, Any], str], ModelConfig]) -> ModelConfig:
+    """The ModelConfig of a folder, of a file, or of a known name; ``translate`` makes one of a file that says its ``model_type``.
+
+    Raises UsageError for a file that holds none.
+    """
     path = Path(model)
     if path.is_dir():
         path = path / "config.json"
@@ -60,7 +65,7 @@ def open_config(model: str) -> ModelConfig:
     try:
         values = json.loads(path.read_text())
     except (OSError, ValueError) as e:
-        raise UsageError(f"{path}: no configuration ({e}); give the config.json of a groundup run") from e
+        raise UsageError(f"{path}: no configuration ({e}); give a config.json") from e
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: no configuration; give the config.json of a groundup run")
-    return check(from_dict(ModelConfig, values, str(path)))
+        raise UsageError(f"{path}: no configuration; give a config.json")
+    return translate(values, str(path)) if "model_type" in values else check(from_dict(ModelConfig, values, str(path)))

@@ -18,10 +18,12 @@ from typing import Literal, NamedTuple
 
 from groundup.account.cost import Cost, cost
 from groundup.account.kinds import check_predicted
+from groundup.account.workload import Training
 from groundup.config import Layer, ModelConfig
 from groundup.errors import UsageError
 
-Recompute = Literal["none", "selective", "full"]
+Policy = Literal["none", "selective", "layers"]
+"""What is computed again: nothing, attention's probabilities, or all but each layer's input."""
 INNER = {"gelu": 2, "relu2": 2, "swiglu": 3}
 """Tensors of width F that an MLP keeps: before and after its activation; SwiGLU also the gate."""
 
@@ -80,7 +82,7 @@ class Layout:
     """ZeRO stage: over data parallel devices are split 1 the optimizer's state, 2 gradients as well, 3 weights as well."""
     micro_batch: int = 1
     """B, sequences of a replica that go through at a time."""
-    recompute: Recompute = "none"
+    recompute: Policy = "none"
     """What backward computes again: nothing, attention's core, or all of a layer from its input."""
     interleave: int = 1
     """v, runs of consecutive layers that each stage has, so that its turn comes v times as often."""
@@ -173,15 +175,15 @@ def layer_activation_bytes(
     micro_batch: int = 1,
     tensor: int = 1,
     sequence_parallel: bool = True,
-    recompute: Recompute = "none",
+    recompute: Policy = "none",
     graph: Graph = MODERN,
 ) -> float:
     """Bytes that a device keeps of one layer and one micro-batch (Korthikanti et al. 2022, equations 1, 2, 4, 6 and section 5).
 
     Without sequence parallelism only what lies between two matrices that are split is split. Selective recomputation drops attention's
-    probabilities, full recomputation all but the layer's input, 2 B T D.
+    probabilities, recomputation of layers all but the layer's input, 2 B T D.
     """
-    if recompute == "full":
+    if recompute == "layers":
         return micro_batch * seq_len * graph.number_bytes * d_model / (tensor if sequence_parallel else 1)
     total = 0.0
     for name, n_bytes, split in layer_activation_lines(layer, d_model, seq_len, graph):
@@ -202,7 +204,7 @@ class Counted:
     @cached_property
     def cost(self) -> Cost:
         """Its cost tree."""
-        return cost(self.config, seq_len=self.seq_len)
+        return cost(self.config, Training(self.seq_len))
 
     @cached_property
     def layers_forward_flops(self) -> int:
@@ -358,7 +360,7 @@ class Spread:
         ring, volume = (o.data - 1) / o.data, self.graph.number_bytes * share.parameters
         times = {0: 2, 1: 2, 2: m + 1, 3: 3 * m}[o.zero]
         stream = self.graph.number_bytes * o.micro_batch * self.counted.seq_len * self.counted.config.d_model
-        passes = 6 if o.recompute == "full" else 4
+        passes = 6 if o.recompute == "layers" else 4
         edge_passes = 2 * (share.embedding + share.head)
         found = (
             Sent("gradients and weights" if o.zero else "gradients", times * ring * volume, "data"),

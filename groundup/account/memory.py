@@ -1,7 +1,8 @@
 """Bytes of a training step, predicted by category over the step's moments; the peak is the largest moment.
 
 What the decoder keeps between forward and backward is a table here, ``SAVED``, one line a tensor; what backward needs on top of it
-while it is in a layer is ``WORKING``. Both mirror ``model`` and ``kernels`` line by line, so a change there is a line here.
+while it is in a layer is ``WORKING``. Both mirror ``model`` and ``kernels`` line by line, so a change there is a line here. What backward
+computes again (``Execution.recompute``) is there while it is in that part, and not before.
 
 Symbols: N tokens of one micro-batch (batch_size x seq_len), D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
 """
@@ -9,14 +10,19 @@ Symbols: N tokens of one micro-batch (batch_size x seq_len), D d_model, H heads,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from groundup.account.cost import Component, Cost, Weight, cost, executed_pairs
+from groundup.account.attention_work import key_blocks
+from groundup.account.component import Component, Weight
+from groundup.account.cost import Cost, cost
 from groundup.account.execution import CPU as CPU
 from groundup.account.execution import GPU as GPU
 from groundup.account.execution import Execution as Execution
 from groundup.account.kinds import check_predicted
+from groundup.account.tree import executed_pairs
+from groundup.account.workload import Training
 from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
 from groundup.errors import UsageError
 
@@ -65,6 +71,14 @@ class Sizes:
         block = self.run.attention_block
         return 0 if block is None else self.batch * self.layer.mixer.n_heads * executed_pairs(self.seq_len, self.layer.mixer.window, block)
 
+    @property
+    def scores_at_once(self) -> int:
+        """Numbers of scores that backward holds: a block's gradients of probabilities and of scores, and the latter of the block before."""
+        if self.run.attention_block is None:
+            return 0
+        blocks = [n * s for n, s in key_blocks(self.seq_len, self.layer.mixer.window, self.run.attention_block)]
+        return self.batch * self.layer.mixer.n_heads * max(before + 2 * block for before, block in pairwise([0, *blocks]))
+
 
 class Line(NamedTuple):
     """One entry of a table of tensors."""
@@ -80,20 +94,23 @@ class Line(NamedTuple):
 def norm_bytes(norm: Norm, rows: int, dim: int, run: Execution, *, feeds_product: bool = True) -> int:
     """Bytes that one norm over [rows, dim] keeps, its output included where a product will keep it.
 
-    Fused RMSNorm keeps its output before the gain and one number a row. The plain form keeps its fp32 input (LayerNorm: centred) and
+    Fused RMSNorm keeps its output before the gain and one fp32 number a row. The plain form keeps its fp32 input (LayerNorm: centred),
     one number a row, and its output before the gain if there is a gain. The output after the gain is kept by the product it feeds.
     """
     c = run.number_bytes
     output = rows * dim * c
     gain = norm.weight or norm.bias
     if run.fused_norm and norm.kind == "rms":
-        return output + rows * c + (output if gain and feeds_product else 0)
+        return output + rows * 4 + (output if gain and feeds_product else 0)
     return rows * (dim + 1) * 4 + (output if norm.weight else 0) + (output if feeds_product else 0)
 
 
-def _branch_norms(s: Sizes) -> int:
-    outer = norm_bytes(s.layer.norm, s.n, s.d, s.run, feeds_product=False) if s.layer.placement == "sandwich" else 0
-    return norm_bytes(s.layer.norm, s.n, s.d, s.run) + outer
+def _branch_norm(s: Sizes) -> int:
+    return norm_bytes(s.layer.norm, s.n, s.d, s.run)
+
+
+def _out_norm(s: Sizes) -> int:
+    return norm_bytes(s.layer.norm, s.n, s.d, s.run, feeds_product=False) if s.layer.placement == "sandwich" else 0
 
 
 def _qk_norm(s: Sizes) -> int:
@@ -113,8 +130,12 @@ def _cast(s: Sizes, numbers: int) -> int:
     return 0 if s.c == 4 else s.c * numbers
 
 
+NORM, OUT_NORM = "norm of the branch", "norm of what the branch gave"
+"""They stand outside of mixer and MLP: only with the whole layer are they computed again."""
+
 SAVED: tuple[Line, ...] = (
-    Line("mixer", "norms of attention's branch", _branch_norms),
+    Line("mixer", NORM, _branch_norm),
+    Line("mixer", OUT_NORM, _out_norm),
     Line("mixer", "query, key and value weights joined for one product", lambda s: s.c * s.d * (s.q + 2 * s.kv)),
     Line("mixer", "queries and keys as their norm keeps them", _qk_norm),
     Line(
@@ -127,7 +148,8 @@ SAVED: tuple[Line, ...] = (
     Line("mixer", "attention's log-sum-exp", lambda s: 4 * s.n * s.layer.mixer.n_heads if s.run.attention_block is None else 0),
     Line("mixer", "attention's output", lambda s: s.c * s.n * s.q),
     Line("mixer", "output weights, cast to the activations' type", lambda s: _cast(s, s.d * s.q)),
-    Line("mlp", "norms of the MLP's branch", _branch_norms),
+    Line("mlp", NORM, _branch_norm),
+    Line("mlp", OUT_NORM, _out_norm),
     Line("mlp", "inner tensors", lambda s: _inner(s) * {"swiglu": 3, "relu2": 2, "gelu": 5}[s.layer.mlp.activation]),
     Line(
         "mlp",
@@ -135,12 +157,13 @@ SAVED: tuple[Line, ...] = (
         lambda s: _cast(s, s.d * s.layer.mlp.d_ff * (3 if s.layer.mlp.activation == "swiglu" else 2)),
     ),
 )
-"""What one layer keeps for its backward."""
+"""What one layer keeps for its backward where nothing is computed again."""
 
 WORKING: tuple[Line, ...] = (
     Line("mlp", "gradients of the inner tensors", lambda s: _inner(s) * {"swiglu": 4, "relu2": 1, "gelu": 2}[s.layer.mlp.activation]),
-    Line("mixer", "gradients of queries, keys, values and output", lambda s: s.c * s.n * 2 * (s.q + s.kv)),
-    Line("mixer", "one block of scores", lambda s: 3 * s.c * s.batch * s.layer.mixer.n_heads * (s.run.attention_block or 0) * s.seq_len),
+    Line("mixer", "gradients of queries, keys and values, and of the output in its place", lambda s: s.c * s.n * (s.q + 2 * s.kv)),
+    Line("mixer", "scores, or the gradient of the joint product", lambda s: s.c * max(s.scores_at_once, s.n * (s.q + 2 * s.kv))),
+    Line("mixer", "gradient of the output's matrix", lambda s: 4 * s.d * s.q),
 )
 """What backward holds at most in a branch, beyond the saved tensors and the gradient of the stream."""
 
@@ -205,16 +228,28 @@ def optimizer_numbers(weights: tuple[Weight, ...], matrices: str, others: str) -
     return moments + sum(2 * side**2 for w in weights if w.kind == "matrix" for side in w.shape if side <= SOAP_SIDE)
 
 
-def saved_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> list[dict[str, dict[str, int]]]:
-    """Bytes that each layer keeps for backward: for each layer, part -> name of the line in ``SAVED`` -> bytes."""
+def saved_bytes(config: ModelConfig, workload: Training) -> list[dict[str, dict[str, int]]]:
+    """Bytes that each layer's backward needs, computed again or not: for each layer, part -> name of the line in ``SAVED`` -> bytes."""
     check_predicted(config, "the memory of training")
-    return [_evaluate(SAVED, Sizes(layer, config.d_model, batch_size, seq_len, run)) for layer in config.layers]
+    sizes = config.d_model, workload.batch_size, workload.seq_len, workload.run or CPU
+    return [_evaluate(SAVED, Sizes(layer, *sizes)) for layer in config.layers]
 
 
-def kept_bytes(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = CPU) -> dict[str, int]:
-    """Bytes that each branch of each layer keeps for backward, by its component's name, such as ``layers.0.mlp``."""
-    layers = saved_bytes(config, batch_size=batch_size, seq_len=seq_len, run=run)
-    return {f"layers.{i}.{part}": sum(lines.values()) for i, layer in enumerate(layers) for part, lines in layer.items()}
+def kept_bytes(config: ModelConfig, workload: Training) -> dict[str, int]:
+    """Bytes that each branch of each layer keeps for backward, by its component's name, such as ``layers.0.mlp``.
+
+    Of a layer that is computed again its input is kept, and counts as the mixer's.
+    """
+    layers, run = saved_bytes(config, workload), workload.run or CPU
+    stream = run.number_bytes * workload.batch_size * workload.seq_len * config.d_model
+    if run.recompute == "layers":
+        return {f"layers.{i}.{part}": stream * (part == "mixer") for i, layer in enumerate(layers) for part in layer}
+    again = {"attention": "mixer", "mlp": "mlp"}.get(run.recompute)
+    return {
+        f"layers.{i}.{part}": lines[NORM] + lines[OUT_NORM] if part == again else sum(lines.values())
+        for i, layer in enumerate(layers)
+        for part, lines in layer.items()
+    }
 
 
 def state_bytes(component: Component, *, matrices: str = "muon", others: str = "adamw") -> int:
@@ -231,24 +266,19 @@ def _evaluate(table: tuple[Line, ...], sizes: Sizes) -> dict[str, dict[str, int]
 
 def training_memory(
     config: ModelConfig,
+    workload: Training,
     *,
-    batch_size: int,
-    seq_len: int,
-    run: Execution = CPU,
-    matrices: str = "muon",
-    others: str = "adamw",
-    accumulating: bool = False,
-    prior_shape: tuple[int, int] | None = None,
     given: Mapping[str, int] | None = None,
 ) -> Memory:
-    """Predicts the memory of a training step on micro-batches of batch_size x seq_len tokens.
+    """Predicts the memory of a training step, by default as a processor takes it.
 
-    ``matrices`` and ``others`` are the optimizer's methods; ``accumulating`` says that a step has more than one micro-batch, so that
-    gradients of the whole model stand beside the activations of the later ones. ``given`` are bytes that live through the whole step and
-    are known or measured: the process before training, a token store, the prior's tables.
+    With more than one micro-batch gradients of the whole model stand beside the activations of the later ones. ``given`` are bytes that
+    live through the whole step and are known or measured: the process before training, a token store, the prior's tables.
+    Raises UsageError for sizes or methods that make no sense.
     """
-    counted = cost(config, seq_len=seq_len, prior_shape=prior_shape)
-    step = _Step(config, counted, batch_size, seq_len, run, prior_shape, accumulating)
+    counted = cost(config, workload)
+    run, others, matrices = workload.run or CPU, workload.others, workload.matrices
+    step = _Step(config, counted, replace(workload, run=run))
     given = dict(given or {})
     standing = {
         "weights": 4 * counted.parameters,
@@ -266,11 +296,15 @@ def training_memory(
 class _Step:
     config: ModelConfig
     cost: Cost
-    batch: int
-    seq_len: int
-    run: Execution
-    prior_shape: tuple[int, int] | None
-    accumulating: bool
+    workload: Training
+
+    @property
+    def run(self) -> Execution:
+        return self.workload.run or CPU
+
+    @property
+    def n(self) -> int:
+        return self.workload.batch_size * self.workload.seq_len
 
     @staticmethod
     def categories(gradients: int, activations: int, working: int) -> dict[str, int]:
@@ -279,38 +313,47 @@ class _Step:
     def gradient(self, weight: Weight) -> int:
         hashed = self.config.hash_embedding
         if weight.name == "hash_embedding.weight" and hashed is not None and hashed.sparse:
-            touched = min(hashed.n_rows, self.batch * self.seq_len * len(hashed.orders))
+            touched = min(hashed.n_rows, self.n * len(hashed.orders))
             return touched * (4 * self.config.d_model + 8)  # values, and an int64 row number each
         return 4 * weight.numbers
 
     def all_gradients(self) -> int:
         return sum(map(self.gradient, self.cost.weights))
 
-    def outer_activations(self) -> int:
-        """What lives outside the layers: the batch, the embedding's rows, the final norm's output and the gate's inputs."""
-        n, config, c = self.batch * self.seq_len, self.config, self.run.number_bytes
+    def before_layers(self) -> int:
+        """What lives below the layers: the batch and what the embedding keeps."""
+        n, config, c = self.n, self.config, self.run.number_bytes
         total = n * (8 + 8 + 4)  # tokens, targets, documents
         if config.hash_embedding is not None:
             total += 8 * n * len(config.hash_embedding.orders)
         if config.embedding_norm is not None:
             total += norm_bytes(config.embedding_norm, n, config.d_model, self.run, feeds_product=False)
-        if not config.layers or config.layers[0].placement == "post":
+        if not config.layers or (config.layers[0].placement == "post" and self.run.recompute != "layers"):
             total += c * n * config.d_model
-        total += norm_bytes(config.final_norm, n, config.d_model, self.run) if config.final_norm else c * n * config.d_model
-        if config.prior is not None and self.prior_shape is not None:
-            experts, features = self.prior_shape
+        return total
+
+    def after_layers(self) -> int:
+        """What lives above them, until backward comes down to them: the final norm's output and the gate's inputs."""
+        n, config, c = self.n, self.config, self.run.number_bytes
+        total = norm_bytes(config.final_norm, n, config.d_model, self.run) if config.final_norm else c * n * config.d_model
+        if config.prior is not None and self.workload.prior_shape is not None:
+            experts, features = self.workload.prior_shape
             total += 4 * n * (experts + features + PRIOR_GATE_WIDTH + 2 * (experts + 1))
         return total
 
     def loss_moments(self, before: int, saved: int) -> list[Moment]:
         """The head: gradients of hidden states and matrix are taken chunk by chunk going forward, and scaled into copies going back."""
-        c, n, d, v = self.run.number_bytes, self.batch * self.seq_len, self.config.d_model, self.config.vocab_size
+        c, n, d, v = self.run.number_bytes, self.n, self.config.d_model, self.config.vocab_size
         head, cast = c * n * d + 4 * v * d, 0 if c == 4 else c * v * d
         rows = min(n, max(32, self.run.loss_chunk_bytes // (4 * v)))
-        chunk = rows * v * (4 if c == 4 else 6)
         # of a chunk: logits, with a cap also what tanh gave and its slope, with a bias the gradient scaled for it; and the last chunk's
         # logits live until the next one's are there
-        chunks = chunk * ((3 if self.config.logit_softcap is not None else 1 + self.config.head_bias) + (n > rows))
+        capped, bias = self.config.logit_softcap is not None, self.config.head_bias
+        chunks = rows * v * 4 * ((3 if capped else 1 + bias) + (n > rows))
+        if c != 4:  # both types side by side; and for the matrix's gradient a processor turns the logits' over
+            product = 8 if self.run.fused_norm or bias else 6
+            alive = (16 if capped else 12) if n > rows else (12 if capped else product)
+            chunks = max(rows * v * alive, rows * v * product + 6 * v * d)
         return [
             Moment("loss, forward", self.categories(before, saved, head + cast + chunks)),
             Moment("loss, backward", self.categories(before, saved, 2 * head + cast)),
@@ -318,27 +361,36 @@ class _Step:
 
     def moments(self) -> list[Moment]:
         """Loss, then back through the layers: what they saved goes as the gradients come, unless those stand already."""
-        config, stream = self.config, self.run.number_bytes * self.batch * self.seq_len * self.config.d_model
-        layers = saved_bytes(config, batch_size=self.batch, seq_len=self.seq_len, run=self.run)
-        outer = self.outer_activations()
-        saved = outer + sum(kept_bytes(config, batch_size=self.batch, seq_len=self.seq_len, run=self.run).values())
-        standing = self.all_gradients() if self.accumulating else 0
+        config, stream = self.config, self.run.number_bytes * self.n * self.config.d_model
+        layers, kept = saved_bytes(config, self.workload), kept_bytes(config, self.workload)
+        below, above = self.before_layers(), self.after_layers()
+        saved = below + sum(kept.values())
+        standing = self.all_gradients() if self.workload.micro_batches > 1 else 0
         new: dict[str, int] = {}  # bytes of gradients by branch, such as layers.0.mlp
         for weight in self.cost.weights:
             branch = ".".join(weight.name.split(".")[:3])
             new[branch] = new.get(branch, 0) + self.gradient(weight)
-        found = self.loss_moments(standing, saved)
+        found = self.loss_moments(standing, saved + above)
         gradients = standing or 4 * config.vocab_size * config.d_model
         for i in reversed(range(len(layers))):
-            working = _evaluate(WORKING, Sizes(config.layers[i], config.d_model, self.batch, self.seq_len, self.run))
+            working = _evaluate(WORKING, Sizes(config.layers[i], config.d_model, self.workload.batch_size, self.workload.seq_len, self.run))
+            ended = {"pre": None, "post": NORM, "sandwich": OUT_NORM}[config.layers[i].placement]  # gone before the branch itself
+            needs = {part: sum(lines.values()) for part, lines in layers[i].items()}
+            whole = self.run.recompute == "layers"
+            if whole:  # its input stays until all of it is gone
+                saved += sum(needs.values())
             for part in ("mlp", "mixer"):
-                held = stream + sum(working[part].values())
-                found.append(Moment(f"backward, layer {i}, {part}", self.categories(gradients, saved, held)))
+                if not whole:
+                    saved += needs[part] - kept[f"layers.{i}.{part}"]
+                held, gone = stream + sum(working[part].values()), layers[i][part].get(ended, 0)
+                found.append(Moment(f"backward, layer {i}, {part}", self.categories(gradients, saved - gone, held)))
                 gradients += 0 if standing else new[f"layers.{i}.{part}"]
-                saved -= sum(layers[i][part].values())
+                saved -= needs[part]
+            if whole:
+                saved -= kept[f"layers.{i}.mixer"]
         tables = sum(self.gradient(w) for w in self.cost.weights if w.kind == "table")
         twice = tables if standing else 4 * config.vocab_size * config.d_model if config.tied else 0
-        found.append(Moment("backward, embedding", self.categories(self.all_gradients(), outer, stream + twice)))
+        found.append(Moment("backward, embedding", self.categories(self.all_gradients(), below, stream + twice)))
         return found
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from groundup.account.budget import Budget, format_count, format_flops, format_seconds
 from groundup.account.cost import cost
+from groundup.account.execution import Recompute
 from groundup.account.law import SMALL_SCALE, LossLaw
 from groundup.account.rules import (
     LEAST_STEPS,
@@ -22,6 +23,7 @@ from groundup.account.rules import (
     best_shape,
     bytes_per_token,
     choose_micro_batch,
+    choose_recompute,
     choose_seq_len,
     choose_tokens_per_step,
     choose_vocab_size,
@@ -30,6 +32,7 @@ from groundup.account.rules import (
     schedule_fields,
     score_shapes,
 )
+from groundup.account.workload import Training
 from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
 
@@ -55,6 +58,8 @@ class Plan:
     """Sequences a step, over all ranks."""
     micro_batch_size: int
     """Sequences at a time on one rank."""
+    recompute: Recompute
+    """What backward computes again."""
     n_steps: int
     """Training steps."""
     steps_from: Literal["clock", "flops", "you"]
@@ -109,7 +114,7 @@ class Plan:
     @property
     def flops(self) -> int:
         """Model FLOPs of training."""
-        return cost(self.model, seq_len=self.seq_len).flops_training(self.tokens)
+        return cost(self.model, Training(self.seq_len)).flops_training(self.tokens)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -146,7 +151,8 @@ def make_plan(
     scored = score_shapes(say.overrides, machine, vocab, seq_len, tokens_per_step, seconds, unique, funds.prior, law, max_epochs)
     model = best_shape(say, scored, seq_len, max_epochs * unique, law)
     batch, micro = _batch(machine, model, seq_len, tokens_per_step, world_size, say)
-    step_seconds = machine.seconds_of_step(model, seq_len, batch * seq_len / world_size)
+    recompute, again = choose_recompute(say, machine, model, seq_len, micro, accumulating=batch // world_size > micro)
+    step_seconds = (1 + again) * machine.seconds_of_step(model, seq_len, batch * seq_len / world_size)
     most = most_steps(max_epochs, unique, batch * seq_len)
     n_steps = _steps(budget, funds, model, seq_len, batch, step_seconds, most, say)
     plan = Plan(
@@ -156,6 +162,7 @@ def make_plan(
         seq_len=seq_len,
         batch_size=batch,
         micro_batch_size=micro,
+        recompute=recompute,
         n_steps=n_steps,
         steps_from="you" if say.overrides.steps is not None else "flops" if budget.unit == "flops" else "clock",
         train_seconds=funds.train_seconds,
@@ -184,7 +191,7 @@ def final_steps(plan: Plan, by_clock: int, prior_shape: tuple[int, int] | None) 
         return plan.n_steps
     n_steps = by_clock
     if plan.steps_from == "flops":
-        each = cost(plan.model, seq_len=plan.seq_len, prior_shape=prior_shape).flops_training(plan.batch_size * plan.seq_len)
+        each = cost(plan.model, Training(plan.seq_len, prior_shape=prior_shape)).flops_training(plan.batch_size * plan.seq_len)
         n_steps = max(1, int(plan.budget.amount / each))
     return n_steps if plan.most_steps is None else min(n_steps, plan.most_steps)
 
@@ -205,7 +212,7 @@ def restate(plan: Plan, unique_tokens: float) -> tuple[Choice, ...]:
 
 
 def _totals(plan: Plan, unique_tokens: float) -> list[Choice]:
-    parameters = cost(plan.model, seq_len=plan.seq_len).parameters
+    parameters = cost(plan.model, Training(plan.seq_len)).parameters
     return [
         Choice("parameters", format_count(parameters), "counted, without the counts' gate", "exact"),
         Choice("tokens", f"{format_count(plan.tokens)} ({plan.tokens / unique_tokens:.2f} epochs)", "steps x batch x length", "exact"),
@@ -256,7 +263,7 @@ def _used_up(max_epochs: float) -> str:
 def _steps(budget: Budget, funds: _Funds, model: ModelConfig, seq_len: int, batch: int, step_seconds: float, most: int, say: Sayer) -> int:
     """As many steps as the seconds left for training hold, or the FLOPs of the budget, but at most so many."""
     if budget.unit == "flops":
-        n_steps = int(budget.amount / cost(model, seq_len=seq_len).flops_training(batch * seq_len))
+        n_steps = int(budget.amount / cost(model, Training(seq_len)).flops_training(batch * seq_len))
         why, source = f"{budget} over the model FLOPs of a step", "exact"
     else:
         n_steps = int(funds.train_seconds / step_seconds)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from groundup.account.cost import Cost, cost
 from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN
+from groundup.account.workload import Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 
 
@@ -132,7 +133,7 @@ def opt_printed(shape: OptShape) -> Shares:
 
 def opt_counted(shape: OptShape) -> Shares:
     """The same shares and the same recomputation by the cost tree of a model of that shape."""
-    counted = cost(opt_config(shape), seq_len=OPT_SEQ_LEN)
+    counted = cost(opt_config(shape), Training(OPT_SEQ_LEN))
     forward = {row: executed_forward(counted, row) / OPT_SEQ_LEN for row in ("mixer", "mlp", "scores", "weighted_values", "head")}
     attention = forward["scores"] + forward["weighted_values"]
     return _shares(shape, forward["mixer"] - attention, forward["mlp"], attention, forward["head"])

@@ -13,11 +13,13 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from groundup.account.cost import Component, Cost, cost
+from groundup.account.component import Component
+from groundup.account.cost import Cost, cost
 from groundup.account.devices import Device
 from groundup.account.execution import CPU, GPU, Execution
 from groundup.account.updates import update_work
 from groundup.account.work import Pass, Product, Work
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -230,7 +232,7 @@ class StepTime:
 
     @property
     def hfu(self) -> float:
-        """Hardware FLOPs utilization: masked pairs and recomputed scores count, an optimizer's products do not."""
+        """Hardware FLOPs utilization: masked pairs and what is recomputed count, an optimizer's products do not."""
         return self.cost.hfu(self.tokens_per_s, self.ceilings.peak_flops)
 
     def rows(self) -> list[Timed]:
@@ -250,26 +252,17 @@ def _sum(name: str, found: Sequence[Timed]) -> Timed:
 def step_time(
     config: ModelConfig,
     ceilings: Ceilings,
-    *,
-    batch_size: int,
-    seq_len: int,
-    micro_batches: int = 1,
-    run: Execution | None = None,
-    matrices: str = "muon",
-    others: str = "adamw",
-    document_lengths: Sequence[int] | None = None,
-    prior_shape: tuple[int, int] | None = None,
+    workload: Training,
 ) -> StepTime:
-    """Predicts the time of a training step of ``micro_batches`` micro-batches of batch_size x seq_len tokens on one device.
+    """Predicts the time of a training step on one device.
 
-    ``run`` says how it is computed (default: as the decoder does on what ``ceilings`` describe, ``GPU`` where dispatch overlaps, else
-    ``CPU``); ``matrices`` and ``others`` are the optimizer's methods. What the loader does is not in it, nor is communication.
+    Where the workload says not how it is computed, it is as the decoder does on what ``ceilings`` describe: ``GPU`` where dispatch
+    overlaps, else ``CPU``. What the loader does is not in it, nor is communication.
     Raises UsageError for sizes or methods that make no sense.
     """
-    if batch_size < 1 or micro_batches < 1:
-        raise UsageError(f"batch_size and micro_batches must be at least 1, not {batch_size} and {micro_batches}")
-    run = run or (GPU if ceilings.overlapped else CPU)
-    counted = cost(config, seq_len=seq_len, document_lengths=document_lengths, prior_shape=prior_shape, run=run)
+    run = workload.run or (GPU if ceilings.overlapped else CPU)
+    counted = cost(config, replace(workload, run=run))
+    batch_size, seq_len, micro_batches = workload.batch_size, workload.seq_len, workload.micro_batches
     c, found, workers = run.number_bytes, [], ceilings.workers_for(batch_size, seq_len)
     for _, part in counted.tree.walk():
         if not part.parts:
@@ -280,7 +273,9 @@ def step_time(
     summed = Pass(masters=3 * counted.parameters, calls=len(counted.weights))  # of later micro-batches, and of the other workers
     found.append(_timed("gradient sum", [summed] * (micro_batches - 1 + workers - 1), ceilings, c))
     tokens = batch_size * micro_batches * seq_len
-    updates = update_work(counted.weights, matrices=matrices, others=others, run=run, hashed=config.hash_embedding, step_tokens=tokens)
+    updates = update_work(
+        counted.weights, matrices=workload.matrices, others=workload.others, run=run, hashed=config.hash_embedding, step_tokens=tokens
+    )
     found += [_timed(name, works, ceilings.together, c) for name, works in updates.items()]
     return StepTime(counted, batch_size * micro_batches, tuple(found), ceilings)
 
@@ -289,6 +284,7 @@ def _works(part: Component, run: Execution) -> list[Work]:
     """A leaf's own, and where activations are no masters the casts of its matrices and of their gradients."""
     works: list[Work] = [*part.own_work.forward, *part.own_work.backward]
     cast = sum(w.numbers for w in part.weights if w.kind not in ("table", "vector"))
-    if run.number_bytes < 4 and cast:
-        works.append(Pass(masters=3 * cast, calls=2))  # four bytes read and two written, and the other way round
+    if run.number_bytes < 4 and cast:  # four bytes read and two written, and the other way round
+        times = 2 + part.own_recomputed
+        works.append(Pass(masters=3 * cast * times // 2, calls=times))
     return works

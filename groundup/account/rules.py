@@ -8,14 +8,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
-from groundup.account.budget import format_count, format_flops
+from groundup.account.budget import format_bytes, format_count, format_flops
 from groundup.account.cost import cost
+from groundup.account.execution import CPU, GPU, Recompute
 from groundup.account.law import LossLaw
+from groundup.account.memory import training_memory
 from groundup.account.shapes import Architecture, architecture
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -29,6 +32,9 @@ LEAST_STEPS = 300
 
 NO_DIFFERENCE = 0.01
 """Bits a byte for which no time is spent where the text is used up: a model far too large for it would win by less."""
+
+MEMORY_SHARE = 0.8
+"""Part of the memory that training may take."""
 
 WIDTHS = (
     *(64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048),
@@ -55,7 +61,7 @@ class Figures(NamedTuple):
 @lru_cache(maxsize=1024)
 def figures(config: ModelConfig, seq_len: int) -> Figures:
     """A model's figures by its exact cost, kept: one plan looks at the same shapes several times."""
-    counted = cost(config, seq_len=seq_len)
+    counted = cost(config, Training(seq_len))
     n = counted.parameters_non_embedding + config.vocab_size * config.d_model
     return Figures(counted.parameters, n, counted.flops_per_token_training)
 
@@ -116,6 +122,8 @@ class Overrides:
     """Sequences a step."""
     micro_batch_size: int | None = None
     """Sequences that go through the model at a time."""
+    recompute: Literal["auto", "none", "attention", "mlp", "layers"] = "auto"
+    """What backward computes again instead of keeping it; auto: nothing, unless memory forces it."""
     steps: int | None = None
     """Training steps (otherwise as many as the budget holds, and the text is good for)."""
     max_epochs: float | None = None
@@ -246,6 +254,36 @@ def choose_micro_batch(machine: Machine, config: ModelConfig, seq_len: int) -> i
     return power_of_two(max(1, 0.5 * machine.memory_bytes / widest), 1, 256)
 
 
+def choose_recompute(
+    say: Sayer, machine: Machine, config: ModelConfig, seq_len: int, micro_batch: int, *, accumulating: bool
+) -> tuple[Recompute, float]:
+    """The policy that computes least again of those whose step fits the memory, and what it executes again over the model's own FLOPs."""
+
+    def needs(policy: Recompute) -> int:
+        run = replace(CPU if machine.device == "cpu" else GPU, recompute=policy)
+        methods = {} if say.overrides.matrices is None else {"matrices": say.overrides.matrices}
+        return training_memory(config, Training(seq_len, micro_batch, 1 + accumulating, run=run, **methods)).peak_bytes
+
+    def more(policy: Recompute) -> float:
+        tree = cost(config, Training(seq_len, run=replace(CPU, recompute=policy))).tree
+        return tree.recomputed_flops / tree.training_flops
+
+    asked, limit = say.overrides.recompute, MEMORY_SHARE * machine.memory_bytes
+    if asked != "auto":
+        say.add("recompute", asked, f"set by hand: {more(asked):.0%} more FLOPs, {format_bytes(needs(asked))} at the peak", "you")
+        return asked, more(asked)
+    plain = needs("none")
+    if plain <= limit:
+        say.add("recompute", "none", f"the predicted peak of {format_bytes(plain)} fits {MEMORY_SHARE:.0%} of the memory", "exact")
+        return "none", 0.0
+    policies: tuple[Recompute, ...] = ("attention", "mlp", "layers")
+    policy = min((p for p in policies if needs(p) <= limit), key=more, default="layers")
+    also = " not either" if needs(policy) > limit else ""
+    why = f"memory forces it: {format_bytes(plain)} would not fit, {format_bytes(needs(policy))} do{also}"
+    say.add("recompute", policy, f"{why}; {more(policy):.0%} more FLOPs", "exact")
+    return policy, more(policy)
+
+
 def most_steps(max_epochs: float, unique_tokens: float, tokens_per_step: int) -> int:
     """Steps after which the text has been seen as often as it is good for."""
     return max(1, math.ceil(max_epochs * unique_tokens / tokens_per_step))
@@ -318,7 +356,7 @@ def score_shapes(
     scored = []
     for config in _candidates(overrides, vocab, seq_len, prior, machine.device):
         counted = figures(config, seq_len)
-        if 16 * counted.parameters > 0.8 * machine.memory_bytes:
+        if 16 * counted.parameters > MEMORY_SHARE * machine.memory_bytes:
             break  # wider ones do not fit either
         n = counted.law_parameters
         tokens = min(seconds / machine.seconds_of_step(config, seq_len, tokens_per_step) * tokens_per_step, max_epochs * unique)

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from groundup.account.cost import Cost, cost
-from groundup.account.memory import GPU, Execution, Memory, saved_bytes, training_memory
+from groundup.account.execution import CPU
+from groundup.account.memory import kept_bytes, training_memory
 from groundup.account.rules import WIDTHS, shape_of_width
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 
 PARTS = {
@@ -62,21 +64,18 @@ def shares_by_size(*, vocab_size: int, seq_len: int, widths: Sequence[int] = WID
     for width in widths:
         config = shape_of_width(width, vocab_size=vocab_size, context_length=seq_len)
         n_layers = len(config.layers)
-        counted = cost(replace(config, layers=config.layers[:1]), seq_len=seq_len)
+        counted = cost(replace(config, layers=config.layers[:1]), Training(seq_len))
         one_layer = sum(w.numbers for w in counted.weights if w.name.startswith("layers."))
         found.append(SizeShares(counted.parameters + (n_layers - 1) * one_layer, shares_of(counted, layers_times=n_layers)))
     return found
 
 
-def step_timeline(config: ModelConfig, *, batch_size: int, seq_len: int, run: Execution = GPU, matrices: str = "adamw") -> list[Stage]:
+def step_timeline(config: ModelConfig, workload: Training) -> list[Stage]:
     """Bytes of a training step from its first layer on: ``training_memory``'s moments, which begin at the loss, after the forward pass
-    during which each layer adds what it saves for backward."""
-    memory: Memory = training_memory(config, batch_size=batch_size, seq_len=seq_len, run=run, matrices=matrices)
-    first = memory.timeline[0]
-    each = [
-        sum(sum(lines.values()) for lines in layer.values())
-        for layer in saved_bytes(config, batch_size=batch_size, seq_len=seq_len, run=run)
-    ]
+    during which each layer adds what it keeps for backward."""
+    memory, run = training_memory(config, workload), workload.run or CPU
+    first, kept = memory.timeline[0], kept_bytes(config, workload)
+    each = [kept[f"layers.{i}.mixer"] + kept[f"layers.{i}.mlp"] for i in range(len(config.layers))]
     saved = first.categories["activations"] - sum(each)
     stages = []
     for layer in (0, *each):

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from groundup.account.cost import Weight
+from groundup.account.component import Weight
 from groundup.account.execution import Execution
 from groundup.account.memory import MOMENTS
 from groundup.account.work import Pass, Product, Work

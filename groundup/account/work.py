@@ -108,6 +108,11 @@ class StepWork(NamedTuple):
 NOTHING = StepWork()
 
 
+def again(work: StepWork) -> StepWork:
+    """The same where backward first goes forward once more."""
+    return StepWork(work.forward, (*work.forward, *work.backward))
+
+
 def moved_bytes(works: Iterable[Work], batch_size: int, number_bytes: float) -> float:
     """Bytes that a micro-batch reads and writes in these."""
     return sum(work.of_batch(batch_size).bytes(number_bytes) for work in works)

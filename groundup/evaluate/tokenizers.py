@@ -12,6 +12,7 @@ import numpy as np
 
 from groundup.account import cost
 from groundup.account.shapes import architecture
+from groundup.account.workload import Training
 from groundup.errors import UsageError
 
 D_MODEL, N_LAYERS, HEAD_DIM, CONTEXT_BYTES = 768, 12, 64, 4096  # GPT-2 small's shape, reading as many bytes at a time whatever the tokens
@@ -73,7 +74,7 @@ def _comparison(name: str, tokenizer: Coding, ids: list[np.ndarray], n_bytes: in
     n_unknown = 0 if unknown is None else sum(int((part == unknown).sum()) for part in ids)
     seq_len = max(1, round(CONTEXT_BYTES * n_tokens / n_bytes))
     shape = {"d_model": D_MODEL, "n_layers": N_LAYERS, "head_dim": HEAD_DIM, "context_length": seq_len}
-    counted = cost(architecture("llama", vocab_size=max(2, tokenizer.vocab_size), **shape), seq_len=seq_len)
+    counted = cost(architecture("llama", vocab_size=max(2, tokenizer.vocab_size), **shape), Training(seq_len))
     return Comparison(
         name=name,
         vocab_size=tokenizer.vocab_size,

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.account import cost
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.history.network import SYMBOLS, State
 from groundup.infer.cache import KVCache
@@ -48,4 +49,4 @@ class ByteDecoder(nn.Module):
 
     def forward_flops(self, n_rows: int, n_steps: int) -> int:
         """As ``account.cost`` counts them."""
-        return n_rows * cost(self.config, seq_len=n_steps).tree.forward_flops
+        return n_rows * cost(self.config, Training(n_steps)).tree.forward_flops

@@ -48,8 +48,9 @@ def swiglu(gate: Float[Tensor, "*n"], up: Float[Tensor, "*n"]) -> Float[Tensor, 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, eps):
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        y = x * inverse
+        wide = torch.promote_types(x.dtype, torch.float32)
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        y = torch.mul(x, inverse, out=torch.empty_like(x))  # one rounding, and no wide copy of x
         ctx.save_for_backward(y, inverse)
         return y
 
@@ -62,7 +63,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Float[Tensor, "*n d"], eps: float = 1e-6) -> Float[Tensor, "*n d"]:
-    """x / sqrt(mean(x^2) + eps) for fp32 and fp64, keeping the output and one number a row."""
+    """x / sqrt(mean(x^2) + eps) keeping the output and one number a row; the statistics are in fp32, or fp64 of fp64."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
         from groundup.kernels import fused  # only where it runs: a GPU's machine need not have numba
 

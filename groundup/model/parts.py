@@ -49,11 +49,12 @@ class NormLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim)) if config.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """norm(x) over the last dimension; on a CPU through the fused backward, which is for fp32 and fp64."""
+        """norm(x) over the last dimension, of x's type; on a CPU through the fused backward, unless the gain comes before the cast."""
         c = self.config
-        if c.kind == "rms" and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        cast_first = not c.wide_gain or x.dtype in (torch.float32, torch.float64)
+        if c.kind == "rms" and x.device.type == "cpu" and cast_first:
             y = elementwise.rms_norm(x, c.eps)
             if self.weight is None:
                 return y
-            return y * (1 + self.weight) if c.plus_one else y * self.weight
+            return y * (1 + F.wide(self.weight) if c.plus_one else self.weight).to(x.dtype)
         return F.norm(x, c, self.weight, self.bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,7 @@ def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
     nor is what the C library keeps for itself.
     Raises GroundupError if nothing was recorded.
     """
+    gc.collect()  # what died before must not be released meanwhile
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

@@ -13,6 +13,7 @@ from groundup.account import cost, detect, total_memory_bytes
 from groundup.account.hardware import CPU_USD_PER_CORE_HOUR
 from groundup.account.rules import Machine
 from groundup.account.shapes import architecture
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
@@ -51,7 +52,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 
             "groundup", vocab_size=TRIAL_VOCABULARY, d_model=width, n_layers=depth, head_dim=32, context_length=seq_len, hash_rows=16_384
         )
         seconds.append(time_steps(config, device, dtype, batch_size=tokens // seq_len, seq_len=seq_len))
-        rows.append([tokens * cost(config, seq_len=seq_len).flops_per_token_training, tokens * width * depth])
+        rows.append([tokens * cost(config, Training(seq_len)).flops_per_token_training, tokens * width * depth])
     (few, many), (short, long, _) = (rows[0][1], rows[1][1]), seconds
     per_step = max(0.0, long - (long - short) * many / (many - few))
     per_step = min(per_step, 0.5 * min(seconds))  # noise may say more than a whole step took

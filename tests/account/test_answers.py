@@ -7,11 +7,12 @@ import pytest
 from groundup.account import cost, find_device, parse_budget
 from groundup.account.answers import MOST_EPOCHS, best_model, how_to_train, largest_model, serve, worth
 from groundup.account.cluster import Cluster, holds, network_of
-from groundup.account.inference import Requests, Serving
+from groundup.account.inference import Inference, Serving
 from groundup.account.known import known_model
 from groundup.account.law import CHINCHILLA, EPOCH, SMALL_SCALE
 from groundup.account.layouts import Counted
 from groundup.account.published import PUBLISHED_RUNS
+from groundup.account.workload import Training
 from groundup.errors import UsageError
 
 
@@ -21,7 +22,7 @@ def h100(devices):
 
 def law_parameters(config):
     """N of the laws: without lookup tables, but with the head."""
-    return cost(config, seq_len=1).parameters_non_embedding + config.vocab_size * config.d_model
+    return cost(config, Training(1)).parameters_non_embedding + config.vocab_size * config.d_model
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def test_the_best_model_has_the_lowest_loss_of_all_shapes_and_fills_the_budget(t
     run = three_days.fit.training
     assert 0.85 * 3 * 86_400 < run.seconds <= 3 * 86_400
     assert run.usd == pytest.approx(8 * 2.95 * run.seconds / 3600)
-    assert run.flops == pytest.approx(cost(three_days.plan.model, seq_len=three_days.plan.seq_len).flops_training(three_days.plan.tokens))
+    assert run.flops == pytest.approx(cost(three_days.plan.model, Training(three_days.plan.seq_len)).flops_training(three_days.plan.tokens))
     assert three_days.fit.steps[0].fits and math.isinf(three_days.unique_tokens)
 
 
@@ -114,7 +115,7 @@ def test_more_context_leaves_room_for_fewer_sequences():
     assert batches == sorted(batches, reverse=True) and capacity.serving[-1].requests.length == 131_072
     for serving in capacity.serving:
         assert serving.memory_bytes <= h100(1).memory_limit
-        more = Serving(serving.config, Requests(serving.requests.length - 1, 1, serving.requests.batch_size + 1), serving.device)
+        more = Serving(serving.config, Inference(serving.requests.length - 1, 1, serving.requests.batch_size + 1), serving.device)
         assert more.memory_bytes > h100(1).memory_limit
     assert capacity.longest_context * 131_072 <= h100(1).memory_limit - capacity.weights_bytes
 

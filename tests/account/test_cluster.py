@@ -20,6 +20,8 @@ from groundup.account.cluster import (
 )
 from groundup.account.known import known_model
 from groundup.account.layouts import Counted, Layout
+from groundup.account.workload import Training
+from groundup.config import Experts
 from groundup.errors import UsageError
 
 SMALL = uniform(1000, 64, 6, (4, 2, 16), 128)
@@ -31,15 +33,15 @@ def h100(devices):
 
 def test_one_device_takes_its_flops_at_the_kernels_rate():
     step = take_step(Counted(SMOLLM2_135M, 2048), Layout(), h100(1), batch_size=16)
-    flops = 16 * cost(SMOLLM2_135M, seq_len=2048).tree.training_flops
+    flops = 16 * cost(SMOLLM2_135M, Training(2048)).tree.training_flops
     assert step.seconds == pytest.approx(flops / (989.4e12 * KERNEL_SHARE)) and step.mfu == pytest.approx(KERNEL_SHARE)
 
 
 def test_recomputed_layers_are_a_forward_pass_more_and_no_model_flops():
     plain, again = (
-        take_step(Counted(LLAMA_3_8B, 512), Layout(recompute=policy), h100(1), batch_size=1).seconds for policy in ("none", "full")
+        take_step(Counted(LLAMA_3_8B, 512), Layout(recompute=policy), h100(1), batch_size=1).seconds for policy in ("none", "layers")
     )
-    tree = cost(LLAMA_3_8B, seq_len=512).tree
+    tree = cost(LLAMA_3_8B, Training(512)).tree
     layers = next(part.forward_flops for part in tree.parts if part.name == "layers")
     assert again / plain == pytest.approx((tree.training_flops + layers) / tree.training_flops)
 
@@ -47,7 +49,7 @@ def test_recomputed_layers_are_a_forward_pass_more_and_no_model_flops():
 def test_tensor_parallel_devices_wait_for_what_they_send():
     step = take_step(Counted(LLAMA_3_8B, 1024), Layout(tensor=8), h100(8), batch_size=4)
     (sent,) = step.spread.sent
-    computing = 4 * cost(LLAMA_3_8B, seq_len=1024).tree.training_flops / (8 * 989.4e12 * KERNEL_SHARE)
+    computing = 4 * cost(LLAMA_3_8B, Training(1024)).tree.training_flops / (8 * 989.4e12 * KERNEL_SHARE)
     assert step.seconds == pytest.approx(computing + sent.n_bytes / (LINK_SHARE * 450e9))
 
 
@@ -59,7 +61,7 @@ def test_a_bubble_costs_its_share():
 def test_gradients_are_hidden_behind_backward_as_far_as_it_goes():
     step = take_step(Counted(LLAMA_3_8B, 64), Layout(data=8), h100(8), batch_size=8)
     (sent,) = step.spread.sent
-    computing = 8 * cost(LLAMA_3_8B, seq_len=64).tree.training_flops / (8 * 989.4e12 * KERNEL_SHARE)
+    computing = 8 * cost(LLAMA_3_8B, Training(64)).tree.training_flops / (8 * 989.4e12 * KERNEL_SHARE)
     sending = sent.n_bytes / (LINK_SHARE * 450e9)
     assert sending > computing * 2 / 3
     assert step.seconds == pytest.approx(computing / 3 + sending)
@@ -126,6 +128,10 @@ def test_what_cannot_be_is_refused():
         dataclasses.replace(h100(1), kernel_share=0.0).check()
     with pytest.raises(UsageError, match="64 devices cannot share a step of 1 sequences"):
         best_steps(Counted(uniform(100, 8, 1, (1, 1, 8), 16), 16), h100(64), batch_size=1)
+    dense = uniform(100, 8, 1, (1, 1, 8), 16)
+    mixture = dataclasses.replace(dense, layers=tuple(dataclasses.replace(x, mlp=Experts(4, 2, 16)) for x in dense.layers))
+    with pytest.raises(UsageError, match="a layout is not predicted for a model whose layer 0 has an mlp of kind Experts"):
+        best_steps(Counted(mixture, 16), h100(1), batch_size=1)
 
 
 def test_the_roofline_says_what_a_device_attains():

@@ -9,7 +9,8 @@ from model_shapes import LLAMA_3_8B, SMOLLM2_135M, configs, uniform
 
 from groundup.account import cost
 from groundup.account.conventions import active_parameters, conventions
-from groundup.config import HashEmbedding
+from groundup.account.workload import Training
+from groundup.config import Experts, HashEmbedding
 from groundup.errors import UsageError
 
 
@@ -44,7 +45,7 @@ def test_each_convention_by_hand():
 def test_utilization_is_the_rate_over_the_peak_and_half_of_it_over_a_sparse_one():
     found = by_name(LLAMA_3_8B, 4096, 2000.0, 4e14)
     exact = found["exact, causal pairs"]
-    assert exact.utilization == pytest.approx(cost(LLAMA_3_8B, seq_len=4096).mfu(2000.0, 4e14))
+    assert exact.utilization == pytest.approx(cost(LLAMA_3_8B, Training(4096)).mfu(2000.0, 4e14))
     assert found["exact, sparse peak"].utilization == pytest.approx(exact.utilization / 2)
 
 
@@ -53,8 +54,15 @@ def test_a_tied_table_is_a_head_too_and_a_table_of_n_grams_is_never_multiplied()
     assert found["6N + 12LHET"].flops_per_token == found["6(N-table) + 12LHET"].flops_per_token
     plain = uniform(100, 8, 2, (2, 1, 4), 16)
     hashed = dataclasses.replace(plain, hash_embedding=HashEmbedding(n_rows=5000))
-    assert active_parameters(cost(hashed, seq_len=4)) - active_parameters(cost(plain, seq_len=4)) == 8
-    assert active_parameters(cost(SMOLLM2_135M, seq_len=4)) == 134_515_008 + 576
+    assert active_parameters(cost(hashed, Training(4))) - active_parameters(cost(plain, Training(4))) == 8
+    assert active_parameters(cost(SMOLLM2_135M, Training(4))) == 134_515_008 + 576
+
+
+def test_experts_that_are_not_chosen_are_not_active():
+    dense = uniform(100, 8, 2, (2, 1, 4), 16)
+    mixture = dataclasses.replace(dense, layers=tuple(dataclasses.replace(x, mlp=Experts(8, 3, 16)) for x in dense.layers))
+    whole, active = cost(mixture, Training(4)), by_name(mixture)["6N, active only"].flops_per_token
+    assert active == 6 * (whole.parameters - 2 * 5 * 3 * 8 * 16 - 99 * 8)
 
 
 @given(configs(), st.integers(1, 64))

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from model_shapes import LLAMA_3_8B, QWEN3_600M, SMOLLM2_135M, configs, uniform
 
-from groundup.account import causal_pairs, cost, executed_pairs, prior_gate_parameters
+from groundup.account import CPU, causal_pairs, cost, executed_pairs, prior_gate_parameters
+from groundup.account.workload import Training
 from groundup.config import Attention, Dense, HashEmbedding, Layer, ModelConfig, Norm, Prior
 from groundup.errors import UsageError
 
@@ -16,20 +17,20 @@ from groundup.errors import UsageError
     ids=["Llama-3-8B", "Qwen3-0.6B", "SmolLM2-135M"],
 )
 def test_parameters_are_those_of_published_models(config, published):
-    assert cost(config, seq_len=1).parameters == published
+    assert cost(config, Training(1)).parameters == published
 
 
 def test_gpt2_without_positions_counts_the_published_parameters_less_the_position_table():
     norm = Norm("layer", bias=True)
     attention = Attention(12, 12, 64, bias=True, output_bias=True, rotary=None)
     gpt2 = ModelConfig(50_257, 768, 1024, (Layer(attention, Dense(3072, "gelu", bias=True), norm),) * 12, final_norm=norm, tied=True)
-    assert cost(gpt2, seq_len=1).parameters == 124_439_808 - 1024 * 768
+    assert cost(gpt2, Training(1)).parameters == 124_439_808 - 1024 * 768
 
 
 def test_forward_flops_of_gpt2_without_biases_match_the_published_count_with_full_attention():
     """291,648,307,200 FLOPs a sequence of 1,024 tokens when attention is counted as a full square, the head included."""
     layer = Layer(Attention(12, 12, 64), Dense(3072, "gelu"))
-    counted = cost(ModelConfig(50_257, 768, 1024, (layer,) * 12, tied=True), seq_len=1024)
+    counted = cost(ModelConfig(50_257, 768, 1024, (layer,) * 12, tied=True), Training(1024))
     assert counted.tree.executed_forward_flops == 291_648_307_200
     masked = 12 * 2 * 2 * 768 * (1024 * 1024 - 1024 * 1025 // 2)
     assert counted.tree.forward_flops == 291_648_307_200 - masked
@@ -69,7 +70,7 @@ def test_each_component_by_hand():
         "head": (v * d + v, 2 * t * d * v),
         "loss": (0, 0),
     }
-    rows_found = cost(config, seq_len=t).rows()
+    rows_found = cost(config, Training(t)).rows()
     assert {row.name: (row.parameters, row.training_flops) for row in rows_found} == {n: (p, 3 * c) for n, (p, c) in expected.items()}
 
 
@@ -95,15 +96,15 @@ def test_packed_documents_cost_what_their_attention_costs_alone(config, lengths)
     def attention(counted):
         return sum(row.training_flops for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
 
-    packed = cost(config, seq_len=sum(lengths), document_lengths=lengths)
-    assert attention(packed) == sum(attention(cost(config, seq_len=length)) for length in lengths)
-    assert packed.tree.training_flops <= cost(config, seq_len=sum(lengths)).tree.training_flops
-    assert packed.tree.executed_training_flops == cost(config, seq_len=sum(lengths)).tree.executed_training_flops
+    packed = cost(config, Training(sum(lengths), document_lengths=tuple(lengths)))
+    assert attention(packed) == sum(attention(cost(config, Training(length))) for length in lengths)
+    assert packed.tree.training_flops <= cost(config, Training(sum(lengths))).tree.training_flops
+    assert packed.tree.executed_training_flops == cost(config, Training(sum(lengths))).tree.executed_training_flops
 
 
 @given(configs(), st.integers(1, 64))
 def test_rows_and_weights_sum_to_the_model(config, seq_len):
-    counted = cost(config, seq_len=seq_len)
+    counted = cost(config, Training(seq_len))
     assert sum(row.parameters for row in counted.rows()) == counted.parameters == sum(w.numbers for w in counted.weights)
     assert sum(row.training_flops for row in counted.rows()) == counted.tree.training_flops == 3 * counted.tree.forward_flops
     assert sum(row.share for row in counted.rows()) == pytest.approx(1)
@@ -117,20 +118,20 @@ def test_parameters_without_embeddings_leave_out_tables_and_the_head():
     config = uniform(100, 8, 2, (2, 1, 4), 16, value_embedding=True)
     config = dataclasses.replace(config, hash_embedding=HashEmbedding(n_rows=50))
     tables = 100 * 8 + 50 * 8 + 2 * 100 * 4
-    counted = cost(config, seq_len=4)
+    counted = cost(config, Training(4))
     assert counted.parameters_non_embedding == counted.parameters - tables - 100 * 8
 
 
 def test_the_prior_gate_counts_one_backward_product_where_its_features_need_no_gradient():
     config = dataclasses.replace(uniform(20, 8, 1, (2, 1, 4), 16), prior=Prior())
-    plain, gated = cost(config, seq_len=6), cost(config, seq_len=6, prior_shape=(3, 5))
+    plain, gated = cost(config, Training(6)), cost(config, Training(6, prior_shape=(3, 5)))
     assert gated.parameters - plain.parameters == prior_gate_parameters(8, 3, 5) == 4 * 8 + 4 + 32 * 5 + 32 + 4 * 32
     assert gated.tree.forward_flops - plain.tree.forward_flops == 2 * 6 * (8 * 4 + 5 * 32 + 32 * 4)
     assert gated.tree.backward_flops - plain.tree.backward_flops == 2 * 6 * (2 * 8 * 4 + 5 * 32 + 2 * 32 * 4)
 
 
 def test_utilization():
-    counted = cost(SMOLLM2_135M, seq_len=2048)
+    counted = cost(SMOLLM2_135M, Training(2048))
     per_token = counted.flops_per_token_training
     assert counted.mfu(1000, 2000 * per_token) == pytest.approx(0.5)
     assert counted.hfu(1000, 1e15) > counted.mfu(1000, 1e15)
@@ -141,12 +142,12 @@ def test_utilization():
     [
         ({"seq_len": 0}, "seq_len"),
         ({"seq_len": 9000}, "context_length"),
-        ({"seq_len": 4, "document_lengths": [2, 3]}, "document_lengths"),
-        ({"seq_len": 4, "document_lengths": [4, 0]}, "document_lengths"),
-        ({"seq_len": 4, "document_lengths": []}, "document_lengths"),
-        ({"seq_len": 4, "attention_block": 0}, "attention_block"),
+        ({"seq_len": 4, "document_lengths": (2, 3)}, "document_lengths"),
+        ({"seq_len": 4, "document_lengths": (4, 0)}, "document_lengths"),
+        ({"seq_len": 4, "document_lengths": ()}, "document_lengths"),
+        ({"seq_len": 4, "run": dataclasses.replace(CPU, attention_block=0)}, "attention_block"),
     ],
 )
 def test_lengths_that_make_no_sense_are_refused_by_name(arguments, named):
     with pytest.raises(UsageError, match=named):
-        cost(SMOLLM2_135M, **arguments)
+        cost(SMOLLM2_135M, Training(**arguments))

@@ -6,10 +6,11 @@ import pytest
 
 from groundup.account import cost, find_device
 from groundup.account.conventions import conventions
-from groundup.account.inference import Requests, Serving, cache_bytes
+from groundup.account.inference import Serving, cache_bytes
 from groundup.account.known import known_model
 from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN
 from groundup.account.published import OPT_SHAPES, PUBLISHED_RUNS, opt_counted, opt_printed
+from groundup.account.workload import Inference, Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 
 DAY = 86_400
@@ -35,11 +36,11 @@ PRINTED = {  # FLOPs an update; shares of projections, MLP, attention: the table
 
 
 def test_gpt2_parameters_with_the_position_table():
-    assert cost(GPT2, seq_len=1024).parameters + GPT2_POSITIONS == 124_337_664
+    assert cost(GPT2, Training(1024)).parameters + GPT2_POSITIONS == 124_337_664
 
 
 def test_gpt2_forward_flops_with_full_attention():
-    assert cost(GPT2, seq_len=1024).tree.executed_forward_flops == 291_648_307_200
+    assert cost(GPT2, Training(1024)).tree.executed_forward_flops == 291_648_307_200
 
 
 def test_gpt2_utilization_as_palm_counts():
@@ -70,7 +71,7 @@ def test_headline_runs():
 
 def test_a_feed_forward_matrix_of_gpt3_in_fp32():
     gpt3 = ModelConfig(50_257, 12_288, 2048, (Layer(Attention(96, 96, 128, rotary=None), Dense(49_152, "gelu")),), tied=True)
-    up = next(w for w in cost(gpt3, seq_len=1).weights if w.name == "layers.0.mlp.up.weight")
+    up = next(w for w in cost(gpt3, Training(1)).weights if w.name == "layers.0.mlp.up.weight")
     assert 4 * up.numbers == 2304 << 20
 
 
@@ -85,10 +86,10 @@ def test_serving_llama_2_13b(n_kv_heads, per_token, gigabytes, milliseconds):
     config, h100 = dataclasses.replace(config, layers=layers), find_device("h100")
     assert cache_bytes(config, 1) == per_token
     for batch, gb, ms in zip((1, 64, 256), gigabytes, milliseconds, strict=True):
-        served = Serving(config, Requests(1023, 1, batch), h100)
+        served = Serving(config, Inference(1023, 1, batch), h100)
         assert served.memory_bytes / 1e9 == pytest.approx(gb, abs=0.05)
         assert 1e3 * served.seconds_per_token(1024) == pytest.approx(ms, abs=0.006)
-        by_hand = 2 * (cost(config, seq_len=1).parameters - 32_000 * 5120) + batch * 1024 * per_token
+        by_hand = 2 * (cost(config, Training(1)).parameters - 32_000 * 5120) + batch * 1024 * per_token
         assert served.seconds_per_token(1024) == pytest.approx(by_hand / 3.35e12)
 
 

@@ -10,6 +10,7 @@ from model_shapes import LLAMA_3_8B, configs, uniform
 
 from groundup.account import cost
 from groundup.account.layouts import FP32_ADAMW, MIXED_ADAMW, Counted, Graph, Layout, Spread, layer_activation_bytes, state_bytes
+from groundup.account.workload import Training
 from groundup.config import Attention, Dense, Layer, Norm
 from groundup.errors import UsageError
 
@@ -48,7 +49,7 @@ def test_activations_by_korthikantis_equations(a, head_dim, s, b, t):
     assert found(tensor=t, sequence_parallel=False) == pytest.approx(s * b * h * (10 + 24 / t + 5 * a * s / (h * t)))
     assert found(tensor=t) == pytest.approx(s * b * h / t * (34 + 5 * a * s / h))
     assert found(tensor=t, recompute="selective") == pytest.approx(34 * s * b * h / t)
-    assert found(tensor=t, recompute="full") == pytest.approx(2 * s * b * h / t)
+    assert found(tensor=t, recompute="layers") == pytest.approx(2 * s * b * h / t)
 
 
 def test_a_modern_layer_by_hand():
@@ -65,7 +66,7 @@ layouts = st.builds(
     pipeline=st.sampled_from([1, 2, 3, 4, 6]),
     zero=st.integers(0, 3),
     micro_batch=st.integers(1, 4),
-    recompute=st.sampled_from(["none", "full"]),
+    recompute=st.sampled_from(["none", "layers"]),
 )
 
 
@@ -73,7 +74,7 @@ layouts = st.builds(
 def test_the_stages_hold_the_whole_model(layout):
     shares = list(Spread(Counted(SMALL, 32), layout, 8).shares())
     assert [i for share in shares for i in share.layers] == list(range(6)) and len(shares) == layout.pipeline
-    counted = cost(SMALL, seq_len=1)
+    counted = cost(SMALL, Training(1))
     vectors = sum(w.numbers for w in counted.weights if w.kind == "vector")
     assert layout.tensor * sum(share.parameters for share in shares) == pytest.approx(counted.parameters + (layout.tensor - 1) * vectors)
     assert [share.embedding for share in shares] == [True] + [False] * (layout.pipeline - 1)
@@ -110,7 +111,7 @@ def test_the_first_stage_holds_as_many_micro_batches_as_there_are_stages():
 
 def test_bytes_sent_by_zero():
     """2 volumes (d-1)/d up to stage 2, 3 in stage 3 (Rajbhandari et al. 2020, section 7), of 2 bytes a parameter."""
-    volume = 2 * cost(SMALL, seq_len=1).parameters * 7 / 8
+    volume = 2 * cost(SMALL, Training(1)).parameters * 7 / 8
     sent = [Spread(Counted(SMALL, 32), Layout(data=8, zero=zero), 1).sent for zero in range(4)]
     assert [sum(x.n_bytes for x in found) / volume for found in sent] == pytest.approx([2, 2, 2, 3])
     again = [Spread(Counted(SMALL, 32), Layout(data=8, zero=zero), 5).sent[0].n_bytes / volume for zero in range(4)]
@@ -123,7 +124,7 @@ def test_bytes_sent_within_layers_and_between_stages():
     stream, ring = 2 * b * s * d, 2 * (4 - 1) / 4
     (tensor,) = Spread(Counted(SMALL, s), Layout(tensor=4, micro_batch=b), m).sent
     assert tensor.n_bytes == pytest.approx(m * (4 * 6 + 4) * ring * stream)
-    (full,) = Spread(Counted(SMALL, s), Layout(tensor=4, micro_batch=b, recompute="full"), m).sent
+    (full,) = Spread(Counted(SMALL, s), Layout(tensor=4, micro_batch=b, recompute="layers"), m).sent
     assert full.n_bytes == pytest.approx(m * (6 * 6 + 4) * ring * stream)
     (between,) = Spread(Counted(SMALL, s), Layout(pipeline=2, micro_batch=b), m).sent
     assert between.group == "pipeline" and between.n_bytes == 2 * m * stream
@@ -152,7 +153,7 @@ def test_selective_recomputation_spares_the_probabilities_of_all_layers_but_one(
 @given(configs(), st.integers(1, 32))
 def test_any_model_has_a_memory_on_one_device(config, seq_len):
     held = Spread(Counted(config, seq_len), Layout(), 1, state=FP32_ADAMW).held
-    assert held.n_bytes >= 16 * cost(config, seq_len=1).parameters and all(n > 0 for n in held.categories.values())
+    assert held.n_bytes >= 16 * cost(config, Training(1)).parameters and all(n > 0 for n in held.categories.values())
 
 
 @pytest.mark.parametrize(

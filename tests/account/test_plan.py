@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from groundup.account import parse_budget
+from groundup.account import CPU, parse_budget, training_memory
 from groundup.account.cost import cost
 from groundup.account.law import SMALL_SCALE, LossLaw
 from groundup.account.plan import final_steps, make_plan, restate
@@ -18,6 +18,7 @@ from groundup.account.rules import (
     choose_tokens_per_step,
     choose_vocab_size,
 )
+from groundup.account.workload import Training
 from groundup.errors import UsageError
 
 MACHINE = Machine("a machine", "cpu", 8e-12, 1e-7, 130e9, 2.5e6, 16 << 30, usd_per_hour=2.0, seconds_per_step=0.01)
@@ -41,7 +42,7 @@ def test_the_shape_is_the_laws_best_of_all_widths():
     unique = chosen.text_bytes / 3
 
     def loss(p) -> float:
-        n = cost(p.model, seq_len=p.seq_len).parameters_non_embedding + p.model.vocab_size * p.model.d_model
+        n = cost(p.model, Training(p.seq_len)).parameters_non_embedding + p.model.vocab_size * p.model.d_model
         return SMALL_SCALE.loss(n, p.tokens, unique)
 
     others = [plan("3m", d_model=width) for width in (64, 96, 128, 192, 256)]
@@ -172,3 +173,26 @@ def test_a_text_that_is_used_up_buys_a_larger_model_not_more_epochs():
     assert final_steps(by_hand, 7, None) == by_hand.n_steps == 10**6
     flops = plan("1e16flop", 3 * MB, d_model=64)
     assert final_steps(flops, 7, None) == flops.n_steps == flops.most_steps
+
+
+def test_nothing_is_computed_again_unless_memory_forces_it():
+    def chosen(memory_bytes, **overrides):
+        machine = dataclasses.replace(MACHINE, memory_bytes=memory_bytes)
+        made = plan("3m", machine=machine, d_model=512, n_layers=8, prior="off", **overrides)
+        (line,) = (choice for choice in made.choices if choice.name == "recompute")
+        return made, line
+
+    plenty, line = chosen(16 << 30)
+    assert plenty.recompute == line.value == "none"
+    peaks = {}
+    for policy in ("none", "attention", "mlp", "layers"):
+        run = dataclasses.replace(CPU, recompute=policy)
+        accumulating = 1 + (plenty.batch_size > plenty.micro_batch_size)
+        workload = Training(plenty.seq_len, plenty.micro_batch_size, accumulating, run=run)
+        peaks[policy] = training_memory(plenty.model, workload).peak_bytes
+    between = int((peaks["layers"] + min(peaks["attention"], peaks["mlp"])) / 2 / 0.8)
+    short, line = chosen(between)
+    assert short.recompute == "layers" and "memory forces it" in line.why
+    assert 1.1 < short.step_seconds / plenty.step_seconds < 1.4, "a forward pass is a third of a step"
+    by_hand, line = chosen(16 << 30, recompute="mlp")
+    assert by_hand.recompute == "mlp" and line.source == "you" and by_hand.to_dict()["recompute"] == "mlp"

@@ -12,6 +12,7 @@ from groundup.account.execution import IDEAL
 from groundup.account.roofline import time_of
 from groundup.account.updates import update_work
 from groundup.account.work import Pass, Product
+from groundup.account.workload import Training
 from groundup.config import HashEmbedding
 from groundup.errors import UsageError
 
@@ -55,17 +56,17 @@ def test_rates_are_interpolated_over_the_logarithm_of_the_size():
 
 def test_a_step_bound_by_products_alone_takes_its_executed_flops():
     only_compute = ceilings(bandwidths=((1.0, FAST),))
-    step = step_time(SMOLLM2_135M, only_compute, batch_size=2, seq_len=256, run=CPU, matrices="adamw")
-    assert step.seconds == pytest.approx(2 * cost(SMOLLM2_135M, seq_len=256, run=CPU).tree.executed_training_flops / 1e12)
+    step = step_time(SMOLLM2_135M, only_compute, Training(256, 2, run=CPU, matrices="adamw"))
+    assert step.seconds == pytest.approx(2 * cost(SMOLLM2_135M, Training(256, run=CPU)).tree.executed_training_flops / 1e12)
     assert step.hfu == pytest.approx(1) and step.mfu < 1
     assert step.tokens_per_s == pytest.approx(512 / step.seconds)
 
 
 def test_a_step_bound_by_memory_alone_takes_its_bytes():
     only_memory = ceilings(product_rates=((1.0, FAST),))
-    step = step_time(SMOLLM2_135M, only_memory, batch_size=2, seq_len=64, run=IDEAL, matrices="adamw")
-    tree, n = cost(SMOLLM2_135M, seq_len=64, run=IDEAL).tree, SMOLLM2_135M
-    matrices = sum(w.numbers for w in cost(n, seq_len=64).weights if w.kind not in ("table", "vector"))
+    step = step_time(SMOLLM2_135M, only_memory, Training(64, 2, run=IDEAL, matrices="adamw"))
+    tree, n = cost(SMOLLM2_135M, Training(64, run=IDEAL)).tree, SMOLLM2_135M
+    matrices = sum(w.numbers for w in cost(n, Training(64)).weights if w.kind not in ("table", "vector"))
     moved = tree.forward_bytes(2, 2) + tree.backward_bytes(2, 2) + 12 * matrices  # with the casts of fp32 masters and back
     parameters = tree.parameters
     moved += 4 * parameters * (3 + 7)  # clipping, and AdamW in one loop
@@ -73,7 +74,7 @@ def test_a_step_bound_by_memory_alone_takes_its_bytes():
 
 
 def test_micro_batches_repeat_all_but_the_update():
-    one, four = (step_time(SMOLLM2_135M, ceilings(), batch_size=1, seq_len=128, run=CPU, micro_batches=n, matrices="sgd") for n in (1, 4))
+    one, four = (step_time(SMOLLM2_135M, ceilings(), Training(128, 1, run=CPU, micro_batches=n, matrices="sgd")) for n in (1, 4))
     by_name = [{row.name: row.seconds for row in step.rows()} for step in (one, four)]
     assert by_name[1]["head"] == pytest.approx(4 * by_name[0]["head"])
     assert by_name[1]["optimizer"] == by_name[0]["optimizer"]
@@ -84,8 +85,7 @@ def test_micro_batches_repeat_all_but_the_update():
 
 def test_what_a_part_executes_is_that_of_all_workers():
     alone, shared = (
-        step_time(SMOLLM2_135M, ceilings(workers=n, tokens_a_worker=64), batch_size=3, seq_len=64, run=CPU, matrices="adamw")
-        for n in (1, 2)
+        step_time(SMOLLM2_135M, ceilings(workers=n, tokens_a_worker=64), Training(64, 3, run=CPU, matrices="adamw")) for n in (1, 2)
     )
     query = {n: next(row for row in step.rows() if row.name == "layers.mixer.query") for n, step in ((1, alone), (2, shared))}
     assert query[1].flops == query[2].flops == 3 * 3 * 2 * 64 * 576 * 576 * 30
@@ -95,7 +95,7 @@ def test_what_a_part_executes_is_that_of_all_workers():
 
 def test_workers_share_the_rows_of_a_batch_and_sum_their_gradients():
     alone, shared = ceilings(), ceilings(workers=4, tokens_a_worker=256)
-    plain, quick = (step_time(SMOLLM2_135M, c, batch_size=8, seq_len=128, run=CPU, matrices="sgd") for c in (alone, shared))
+    plain, quick = (step_time(SMOLLM2_135M, c, Training(128, 8, run=CPU, matrices="sgd")) for c in (alone, shared))
     by_name = [{row.name: row.seconds for row in step.rows()} for step in (plain, quick)]
     assert by_name[0]["layers.mlp.activation"] == pytest.approx(4 * by_name[1]["layers.mlp.activation"])
     assert by_name[1]["gradient sum"] > 0 == by_name[0]["gradient sum"]
@@ -108,7 +108,7 @@ def test_rows_sum_to_the_step_and_more_of_anything_is_never_faster(config, batch
 
     def step(**changes):
         given = {"batch_size": batch_size, "seq_len": seq_len, "run": run, "matrices": matrices, "others": others}
-        return step_time(config, changes.pop("on", ceilings(dispatch_s=1e-6)), **given | changes)
+        return step_time(config, changes.pop("on", ceilings(dispatch_s=1e-6)), Training(**given | changes))
 
     plain = step()
     assert sum(row.seconds for row in plain.rows()) == pytest.approx(plain.seconds)
@@ -122,14 +122,14 @@ def test_rows_sum_to_the_step_and_more_of_anything_is_never_faster(config, batch
 
 @pytest.mark.parametrize("matrices, numbers", [("adamw", 7), ("sgd", 8 + 2)])
 def test_the_optimizers_bytes_by_hand(matrices, numbers):
-    weights = [w for w in cost(SMOLLM2_135M, seq_len=1).weights if w.kind == "matrix"]
+    weights = [w for w in cost(SMOLLM2_135M, Training(1)).weights if w.kind == "matrix"]
     moved = sum(work.bytes(4) for work in update_work(weights, matrices=matrices, others="adamw", run=CPU)["optimizer"])
     assert moved == 4 * numbers * sum(w.numbers for w in weights)
 
 
 def test_muons_products_are_those_of_its_iteration():
     """Matrices [r, c] with c >= 2r iterate on their Gram matrix on a processor: 2 r^2 c twice, and 17 products 2 r^3; else 15 products."""
-    weights = [w for w in cost(QWEN3_600M, seq_len=1).weights if w.name == "layers.0.mlp.up.weight"]
+    weights = [w for w in cost(QWEN3_600M, Training(1)).weights if w.name == "layers.0.mlp.up.weight"]
     r, c = 1024, 3072
     flops = {
         run: sum(work.flops for work in update_work(weights, matrices="muon", others="adamw", run=run)["optimizer"]) for run in (CPU, GPU)
@@ -139,7 +139,7 @@ def test_muons_products_are_those_of_its_iteration():
 
 
 def test_matrices_that_muon_turns_move_more_on_a_processor():
-    weights = cost(QWEN3_600M, seq_len=1).weights
+    weights = cost(QWEN3_600M, Training(1)).weights
     up, down = ([w for w in weights if w.name == f"layers.0.mlp.{leaf}.weight"] for leaf in ("up", "down"))
     turned, flat = (
         sum(work.bytes(4) for work in update_work(w, matrices="muon", others="adamw", run=CPU)["optimizer"]) for w in (up, down)
@@ -149,7 +149,7 @@ def test_matrices_that_muon_turns_move_more_on_a_processor():
 
 def test_a_sparse_table_moves_the_rows_that_a_step_touches():
     config = dataclasses.replace(SMOLLM2_135M, hash_embedding=HashEmbedding((2,), 1 << 20))
-    weights = cost(config, seq_len=1).weights
+    weights = cost(config, Training(1)).weights
     given = {"matrices": "sgd", "others": "adamw", "run": CPU, "hashed": config.hash_embedding}
     few, many, all_rows = (
         sum(work.bytes(4) for work in update_work(weights, step_tokens=n, **given)["optimizer"]) for n in (100, 200, 1 << 22)
@@ -160,21 +160,18 @@ def test_a_sparse_table_moves_the_rows_that_a_step_touches():
 
 def test_utilization_of_a_large_model_by_datasheets_is_plausible():
     """Dense models of some billion parameters on H100s are usually reported between 35 and 50 %."""
-    step = step_time(LLAMA_3_8B, Ceilings.of_device(find_device("h100")), batch_size=4, seq_len=4096, matrices="adamw")
+    step = step_time(LLAMA_3_8B, Ceilings.of_device(find_device("h100")), Training(4096, 4, matrices="adamw"))
     assert 0.35 < step.mfu < 0.5 and step.mfu < step.hfu < step.mfu * 1.1
     compiled = step_time(
         LLAMA_3_8B,
         Ceilings.of_device(find_device("h100")),
-        batch_size=4,
-        seq_len=4096,
-        matrices="adamw",
-        run=dataclasses.replace(GPU, compiled=True),
+        Training(4096, 4, matrices="adamw", run=dataclasses.replace(GPU, compiled=True)),
     )
     assert compiled.seconds < step.seconds
 
 
 def test_a_small_model_on_a_large_device_waits_for_its_launches():
-    step = step_time(SMOLLM2_135M, Ceilings.of_device(find_device("b200")), batch_size=1, seq_len=128)
+    step = step_time(SMOLLM2_135M, Ceilings.of_device(find_device("b200")), Training(128, 1))
     assert step.mfu < 0.1
     assert sum(row.seconds for row in step.rows() if row.bound == "dispatch") > 0.5 * step.seconds
 
@@ -194,8 +191,8 @@ def test_what_cannot_be_is_refused_with_the_number():
     with pytest.raises(UsageError, match="bandwidth"):
         Ceilings.of_device(dataclasses.replace(h100, bandwidth_bytes_per_s=None))
     with pytest.raises(UsageError, match="micro_batches"):
-        step_time(SMOLLM2_135M, ceilings(), batch_size=1, seq_len=8, micro_batches=0)
+        step_time(SMOLLM2_135M, ceilings(), Training(8, 1, micro_batches=0))
     with pytest.raises(UsageError, match="lion"):
-        step_time(SMOLLM2_135M, ceilings(), batch_size=1, seq_len=8, matrices="lion")
+        step_time(SMOLLM2_135M, ceilings(), Training(8, 1, matrices="lion"))
     with pytest.raises(UsageError, match="above 0"):
         ceilings(peak_flops=0.0)

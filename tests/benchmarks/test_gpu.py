@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.gpu_jobs import Job, Outcome, Setting, bounded, interleaved, run_jobs
+from groundup.account.workload import Training
 
 ROOT = Path(gpu.__file__).parents[1]
 CPU = Setting(torch.device("cpu"), quick=True)
@@ -68,7 +69,7 @@ def test_attention_counts_the_pairs_that_the_mask_lets_through():
 
 def test_the_model_is_of_gpt2_smalls_size():
     config = gpu.model_config(Setting(torch.device("cpu"), quick=False), "groundup")
-    assert 120e6 < gpu.cost(config, seq_len=1024).parameters < 128e6
+    assert 120e6 < gpu.cost(config, Training(1024)).parameters < 128e6
 
 
 @pytest.mark.parametrize("arguments", [["--device", "cpu"], ["--device", "gpu"]])

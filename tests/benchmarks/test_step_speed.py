@@ -6,13 +6,14 @@ import torch
 from benchmarks import step_speed
 from benchmarks.step_speed import N_LAYERS, SEQ_LEN, VOCAB, WIDTH, our_config, products, rows, summarize
 from groundup.account import causal_pairs, cost
+from groundup.account.workload import Training
 from groundup.errors import UsageError
 
 
 def test_the_products_are_the_models_without_attentions_own():
     tokens = 2 * SEQ_LEN
     attention = 3 * 2 * 2 * WIDTH * causal_pairs(SEQ_LEN) * N_LAYERS * 2  # scores and mix, forward and twice backward, two rows
-    assert sum(shape.flops for shape in products(tokens)) + attention == cost(our_config(), seq_len=SEQ_LEN).flops_training(tokens)
+    assert sum(shape.flops for shape in products(tokens)) + attention == cost(our_config(), Training(SEQ_LEN)).flops_training(tokens)
 
 
 def test_both_have_the_same_weights_in_products():

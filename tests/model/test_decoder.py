@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as torch_f
 from torch.utils.flop_counter import FlopCounterMode
 
-from groundup.account import cost
+from groundup.account import CPU, cost
+from groundup.account.workload import Training
 from groundup.config import (
     SPARSE_ROWS,
     Attention,
@@ -146,7 +147,7 @@ def test_documents_in_a_row_are_as_if_alone(spec):
 
 @variants
 def test_parameters_are_those_of_the_account(spec):
-    counted = cost(spec, seq_len=T)
+    counted = cost(spec, Training(T))
     named = {name: tuple(p.shape) for name, p in Decoder(spec).named_parameters()}
     assert named == {w.name: w.shape for w in counted.weights}
     assert counted.parameters == sum(p.numel() for p in Decoder(spec).parameters())
@@ -159,7 +160,7 @@ def test_flops_are_those_of_the_account(spec, t):
     model, tokens = build(spec, torch.float32), text(3, t)
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         model.loss(tokens, tokens)[0].backward()
-    counted = cost(spec, seq_len=t, attention_block=BLOCK)
+    counted = cost(spec, Training(t, run=CPU))
     assert counter.get_total_flops() == 3 * counted.tree.executed_training_flops
 
 
@@ -169,7 +170,7 @@ def test_flops_and_parameters_of_the_gate_are_those_of_the_account():
     log_p, features = -torch.rand(3, T, 3), torch.rand(3, T, 12)
     with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
         model.loss(tokens, tokens, expert_log_p=log_p, features=features)[0].backward()
-    counted = cost(spec, seq_len=T, attention_block=BLOCK, prior_shape=(3, 12))
+    counted = cost(spec, Training(T, run=CPU, prior_shape=(3, 12)))
     assert counter.get_total_flops() == 3 * counted.tree.executed_training_flops
     assert counted.parameters == sum(p.numel() for p in model.parameters())
 

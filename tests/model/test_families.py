@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from groundup.account import cost
 from groundup.account.layouts import Layout
 from groundup.account.memory import training_memory
+from groundup.account.workload import Training
 from groundup.config import Attention, Dense, HashEmbedding, LatentAttention, Layer, LinearScaling, ModelConfig, Norm, Prior, Rotary
 from groundup.errors import GroundupError, UsageError
 from groundup.model.decoder import Decoder
@@ -222,7 +223,7 @@ LITE = {"q_lora_rank": None, "moe_intermediate_size": 1408, "n_routed_experts": 
     ],
 )
 def test_published_models_have_their_published_parameters(config, parameters):
-    assert cost(config, seq_len=1).parameters == parameters
+    assert cost(config, Training(1)).parameters == parameters
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_published_models_have_their_published_parameters(config, parameters):
     ],
 )
 def test_active_parameters_are_those_of_the_chosen_experts(config, billions, active, with_embedding):
-    counted = cost(config, seq_len=1)
+    counted = cost(config, Training(1))
     table = 0 if with_embedding else config.vocab_size * config.d_model
     assert (round(counted.parameters / 1e9, 1), round((counted.active_parameters - table) / 1e9, 1)) == (billions, active)
 
@@ -246,11 +247,11 @@ def test_what_is_not_yet_predicted_of_training_is_refused_by_name():
     with pytest.raises(
         UsageError, match="memory of training is not predicted for a model whose layer 0 has a mixer of kind LatentAttention"
     ):
-        training_memory(config, batch_size=1, seq_len=8)
+        training_memory(config, Training(8))
     with pytest.raises(UsageError, match="a layout is not predicted for a model whose layer 0 has an mlp of kind Experts"):
         Layout(tensor=2).check(published("mixtral", 100, 64, 80, 2, 4, 4))
     with pytest.raises(UsageError, match="learned_positions"):
-        training_memory(from_family({"model_type": "gpt2"}), batch_size=1, seq_len=8)
+        training_memory(from_family({"model_type": "gpt2"}), Training(8))
 
 
 @pytest.mark.parametrize(

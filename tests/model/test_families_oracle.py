@@ -10,8 +10,9 @@ from torch.nn import functional as torch_f
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from groundup.account import cost
+from groundup.account import CPU, cost
 from groundup.account.memory import optimizer_numbers
+from groundup.account.workload import Training
 from groundup.config import ModelConfig, from_dict, to_dict
 from groundup.infer.cache import KVCache
 from groundup.infer.generate import generate
@@ -118,7 +119,7 @@ def test_what_is_exported_opens_there_with_the_same_logits(pair, tmp_path):
 @rows
 def test_the_account_counts_it_exactly(pair):
     theirs, ours = pair
-    counted = cost(ours.config, seq_len=40, attention_block=BLOCK)
+    counted = cost(ours.config, Training(40, run=CPU))
     assert {name: tuple(p.shape) for name, p in ours.named_parameters()} == {w.name: w.shape for w in counted.weights}
     assert counted.parameters == theirs.num_parameters() == sum(p.numel() for p in ours.parameters())
     tokens = text(40)

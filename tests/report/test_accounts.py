@@ -9,6 +9,7 @@ from groundup.account import GPU, cost, training_memory
 from groundup.account.known import known_model
 from groundup.account.rules import shape_of_width
 from groundup.account.shares import NAMES, shares_by_size, shares_of, step_timeline
+from groundup.account.workload import Training
 from groundup.errors import UsageError
 from groundup.report.figure import save
 
@@ -25,12 +26,12 @@ def test_shares_sum_to_one_and_the_mlps_grows_with_the_model():
 
 def test_a_layer_counted_once_is_the_whole_model_counted():
     (size,) = shares_by_size(vocab_size=32_000, seq_len=1024, widths=(384,))
-    counted = cost(shape_of_width(384, vocab_size=32_000, context_length=1024), seq_len=1024)
+    counted = cost(shape_of_width(384, vocab_size=32_000, context_length=1024), Training(1024))
     assert size.parameters == counted.parameters and size.shares == pytest.approx(shares_of(counted))
 
 
 def test_shares_are_the_cost_trees():
-    counted = cost(MODEL, seq_len=512)
+    counted = cost(MODEL, Training(512))
     rows = {row.name: row.share for row in counted.rows()}
     found = shares_of(counted)
     assert found["head"] == pytest.approx(rows["head"]) and found["other"] == 0
@@ -39,8 +40,8 @@ def test_shares_are_the_cost_trees():
 
 
 def test_a_step_climbs_to_the_loss_and_is_the_memorys_timeline_from_there():
-    stages = step_timeline(MODEL, batch_size=2, seq_len=256)
-    timeline = training_memory(MODEL, batch_size=2, seq_len=256, run=GPU, matrices="adamw").timeline
+    stages = step_timeline(MODEL, Training(256, 2, run=GPU, matrices="adamw"))
+    timeline = training_memory(MODEL, Training(256, 2, run=GPU, matrices="adamw")).timeline
     forward = [stage for stage in stages if stage.phase == "forward"]
     assert len(forward) == 31 and [stage.categories for stage in stages[31:]] == [moment.categories for moment in timeline]
     kept = [stage.categories["activations"] for stage in forward]

@@ -8,6 +8,7 @@ import torch
 
 from groundup.account import CPU, training_memory
 from groundup.account.shapes import architecture
+from groundup.account.workload import Training
 from groundup.errors import GroundupError
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
@@ -100,5 +101,5 @@ def test_the_predicted_peak_of_a_step_is_within_three_percent_of_what_lives(name
     standing = sum(t.numel() * t.element_size() for t in tensors)
     measured = standing + peak_allocated(lambda: train_step(state, batch, StepConfig(10, 4)), CPU_DEVICE)
     live = dataclasses.replace(CPU, allocator_overhead=0.0)
-    predicted = training_memory(config, batch_size=4, seq_len=256, run=live, matrices=matrices).peak_bytes
+    predicted = training_memory(config, Training(256, 4, run=live, matrices=matrices)).peak_bytes
     assert predicted == pytest.approx(measured, rel=0.03)

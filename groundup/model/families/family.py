@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from groundup.account import cost
+from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
@@ -142,7 +143,7 @@ class Values:
 
 def renamed(config: ModelConfig, names: Mapping[str, str], skip: Callable[[str], bool] = lambda name: False) -> Iterator[TensorMap]:
     """A map for every parameter of a configuration, but those to skip, whole words between dots translated and the tensor as it is."""
-    for weight in cost(config, seq_len=1).weights:
+    for weight in cost(config, Training(1)).weights:
         if not skip(weight.name):
             yield TensorMap((weight.name,), (translated(weight.name, names),))
 
