@@ -4,7 +4,7 @@
 # The same by hand:
 #   python3 -m venv .venv && . .venv/bin/activate
 #   pip install -e .            then   groundup train
-#   pip install -e '.[test]'    then   ruff check && ruff format --check && lint-imports && python docs/write_numbers.py --check && pytest
+#   pip install -e '.[test]'    then   ruff check && ruff format --check && lint-imports && python docs/write_numbers.py --check && pytest -n 2 --dist loadfile
 #
 # Another interpreter (3.11 or newer): make test PYTHON=python3.12
 
@@ -25,7 +25,7 @@ test: .venv/installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 	$(BIN)/python docs/write_numbers.py --check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 # Stamps: installing happens again only when pyproject.toml changes. venv leaves an environment that is there as it is.
 .venv/installed: pyproject.toml
