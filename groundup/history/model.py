@@ -54,7 +54,8 @@ class NetworkModel(FromPredictor):
             for i, given in zip(mine, self._nats([texts[i] for i in mine]), strict=True):
                 nats[i] = given
 
-        run_together([partial(work, order[k::n]) for k in range(n)])
+        with one_thread():  # each
+            run_together([partial(work, order[k::n]) for k in range(n)])
         return [row[len(row) - len(target) :] for row, target in zip(nats, targets, strict=True)]
 
     def sample(
