@@ -325,7 +325,7 @@ def text_result(score: TextScore, parts: dict[str, float]) -> dict[str, Any]:
 def task_row(result: TaskResult) -> dict[str, str]:
     """A task's line of the table."""
     accuracy, bits = result.accuracy, result.bits_per_byte
-    columns = {"raw": "raw", "characters": "/char", "bytes": "/byte", "unconditional": "uncond."}
+    columns = {"raw": "raw", "characters": "/char", "bytes": "/byte", "tokens": "/token", "unconditional": "uncond."}
     shown = {column: f"{accuracy[name].mean:.1%}" if name in accuracy else "" for name, column in columns.items()}
     return {
         "task": result.task.name,
