@@ -29,8 +29,10 @@ from groundup.tokenizer import Tokenizer
 RECORD = "history.json"
 COMPRESSION_SHARE = 0.05
 """Of the budget, for all compressors together."""
-AFTER_SHARE, AFTER_S = 0.01, 2.0
-"""Of the budget, and seconds besides, for table, picture and page."""
+AFTER_SHARE, AFTER_S = 0.01, 2.5
+"""Of the budget, and seconds of a processor besides, for table, picture and page."""
+MOST_BUSY = 3.0
+"""Seconds that a second of the processor is believed to take at most: reading the text, which tells, may have waited for a disk."""
 LEAST_SHARE_S = 1.0
 """A stop's share below which its numbers would mean nothing."""
 
@@ -118,7 +120,9 @@ def travel(
     less than a second a stop, with the least that would do; a road that goes on leaves out what its budget no longer holds.
     """
     began, listener = clock() if began is None else began, listener or Listener()
+    started, used = clock(), time.thread_time()
     text = read_text(sources, budget_s, text_field)
+    busy = min(max(1.0, (clock() - started) / max(1e-3, time.thread_time() - used)), MOST_BUSY)
     road = _opened(folder, text, budget_s)
     before = road.spent_s
     known = {result.key for result in road.results} | set(road.left_out)
@@ -129,7 +133,7 @@ def travel(
         return road
 
     def remaining() -> float:
-        return budget_s * (1 - AFTER_SHARE) - AFTER_S - before - (clock() - began)
+        return budget_s * (1 - AFTER_SHARE) - AFTER_S * busy - before - (clock() - began)
 
     def keep() -> None:
         road.spent_s = before + clock() - began

@@ -44,7 +44,7 @@ def test_a_road_end_to_end(corpus, tmp_path, monkeypatch):
 
     keys = ("unigram", "elman", "bengio-mix", "train")
     still = {"clock": lambda: 0.0}  # shares do not shrink, however slow the machine is
-    found = travel([str(corpus)], 4.0 + road.LEAST_SHARE_S * 4, choose(keys), out, listener=Ears(), **still)
+    found = travel([str(corpus)], 4.5 + road.LEAST_SHARE_S * 4, choose(keys), out, listener=Ears(), **still)
     by_key = {r.key: r for r in found.results}
     assert set(by_key) == set(keys) - {"train"}
     assert told == ["unigram", "train", "elman", "bengio-mix"]  # those that keep to the clock make up for the others
