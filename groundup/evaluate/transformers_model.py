@@ -17,6 +17,7 @@ from torch import Tensor
 from groundup.data.formats import require
 from groundup.errors import UsageError
 from groundup.evaluate.protocol import FromPredictor, cut
+from groundup.evaluate.ranks import ranks_of
 from groundup.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 1 << 10  # of a batch: the logits of so many, times the vocabulary, are held
@@ -80,7 +81,7 @@ class TransformersModel(FromPredictor):
         self, contexts: Sequence[Int64[np.ndarray, " _"]], targets: Sequence[Int64[np.ndarray, " _"]]
     ) -> list[Int64[np.ndarray, " _"]]:
         """As in ``Ranker``."""
-        return self._read(contexts, targets, lambda logits, ids: (logits > logits.gather(1, ids)).sum(1))
+        return self._read(contexts, targets, ranks_of)
 
     def start(self) -> TransformersCursor:
         """As in ``Predictor``."""

@@ -73,6 +73,8 @@ def test_last_words_are_right_where_the_model_would_write_them(tmp_path):
     path = write(tmp_path / "w.jsonl", {"context": "the", "continuation": "cat"}, {"context": "the", "continuation": "dog"})
     result = run_task(Bigram(b"the cat\nthe cat\nthe dog\n"), tasks.last_words("w", path))
     assert [a.right["exact"] for a in result.answers] == [1, 0] and result.main == "exact"
+    knows_nothing = Bigram(b"")  # of equally likely tokens greedy writing takes the first, not each
+    assert [a.right["exact"] for a in run_task(knows_nothing, tasks.last_words("w", path)).answers] == [0, 0]
 
 
 class Writer(Bigram):
