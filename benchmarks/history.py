@@ -1,4 +1,4 @@
-"""The road as a result: ``groundup history`` on a text, its record kept with hardware, versions and date.
+"""The road as a result: ``groundup history`` on a text, pictures and all, its record kept with hardware, versions and date.
 
     python -m benchmarks.history [--data novels.jsonl] [--budget 5m] [--road FOLDER] [--out benchmarks/results/history.json]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from benchmarks.resources import RESULTS, provenance, save_result
 from groundup.account import parse_budget
 from groundup.history.road import choose, travel
+from groundup.report.road import write_road
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "history.json")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        road = travel(given.data, parse_budget(given.budget).amount, choose(()), given.road or Path(folder))
+        out = given.road or Path(folder)
+        road = travel(given.data, parse_budget(given.budget).amount, choose(()), out)
+        began = time.monotonic()
+        write_road(road, out)
+        road.spent_s += time.monotonic() - began
     where = provenance()
     result = asdict(road) | where | {"environment": road.environment | where["environment"]}
     print(f"{road.spent_s / road.budget_s:.3f} of the budget; {len(road.results)} stops, left out: {', '.join(road.left_out) or 'none'}")

@@ -15,7 +15,7 @@ def coding_table() -> str:
         for name, row in found["models"].items()
     ]
     rows += [(name, f"{rate:.4f}", f"{round(rate * found['n_bytes'] / 8):,}", "", "") for name, rate in found["peers"].items()]
-    return table((f"{found['n_bytes']:,} bytes of prose", "bits per byte", "bytes of code", "over the score", "header"), rows)
+    return table((f"{found['n_bytes']:,} bytes of {found['data']}", "bits per byte", "bytes of code", "over the score", "header"), rows)
 
 
 def blimp_summary() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from groundup.evaluate.compress import Compressor, Progress
     from groundup.evaluate.harness import TaskResult
     from groundup.evaluate.protocol import LanguageModel
+    from groundup.evaluate.statistics import Mean
     from groundup.evaluate.tasks import Task
     from groundup.evaluate.text import TextScore
 
@@ -118,14 +120,13 @@ class Eval:
                 kept = [None if folder is None else folder / f"{task.name}.jsonl" for task in tasks]
                 results.append([run_task(model, task, kept=path, progress=told) for task, path in zip(tasks, kept, strict=True)])
         for model, own in zip(models, results, strict=True):
-            show_rows([task_row(result) for result in own], title=f"{model.name} (also by score per what; bits/byte of right answers)")
+            show_rows([task_row(result) for result in own], title=model.name)
+            if weighed := [weighed_row(result) for result in own if len(result.accuracy) > 1]:
+                show_rows(weighed, title="accuracy by each way to weigh options")
         out = {"model": models[0].name, "tasks": {r.task.name: task_result(r) for r in results[0]}}
         if len(models) == 2:
             pairs = [(a.task.name, *compare(a, b)) for a, b in zip(*results, strict=True)]
-            rows = [
-                {"task": n, "accuracy": f"{a.mean:+.1%} ± {a.error:.1%}", "bits/byte": f"{b.mean:+.4f} ± {b.error:.4f}"}
-                for n, a, b in pairs
-            ]
+            rows = [{"task": n, "accuracy": with_error(a, "+.1%"), "bits/byte": with_error(b, "+.4f")} for n, a, b in pairs]
             show_rows(rows, title=f"{models[0].name} minus {models[1].name}, paired by item")
             out["against"] = {"model": models[1].name, "differences": {n: {"accuracy": a, "bits_per_byte": b} for n, a, b in pairs}}
         if all(name in {task.name for task in tasks} for name in CORE):
@@ -284,7 +285,7 @@ def show_text(corpus: str, score: TextScore, parts: dict[str, float]) -> None:
     from groundup.terminal import show_pairs, show_rows
 
     interval = f"  (95 % over documents: {score.interval[0]:.4f} to {score.interval[1]:.4f})" if score.interval else ""
-    units = [(name, f"{value:,.4f}") for name, value in score.units().items() if name != "bits per byte"]
+    units = [(name, f"{value:,.4f}" if value < 1e6 else f"{value:.4g}") for name, value in score.units().items() if name != "bits per byte"]
     alone = [(f"  the {name} alone", f"{value:.4f}") for name, value in parts.items() if name != "model"]
     show_pairs([("bits per byte", f"{score.bits_per_byte:.4f}{interval}"), *alone, *units], title=f"{score.model} on {corpus}")
     domains = score.by_domain()
@@ -323,17 +324,27 @@ def text_result(score: TextScore, parts: dict[str, float]) -> dict[str, Any]:
 
 
 def task_row(result: TaskResult) -> dict[str, str]:
-    """A task's line of the table."""
-    accuracy, bits = result.accuracy, result.bits_per_byte
-    columns = {"raw": "raw", "characters": "/char", "bytes": "/byte", "unconditional": "uncond."}
-    shown = {column: f"{accuracy[name].mean:.1%}" if name in accuracy else "" for name, column in columns.items()}
+    """A task's line of the table; bits a byte are of the right answers."""
     return {
         "task": result.task.name,
         "items": f"{len(result.answers):,}",
-        "accuracy": f"{accuracy[result.main].mean:.1%} ± {accuracy[result.main].error:.1%}",
+        "accuracy": with_error(result.accuracy[result.main], ".1%"),
+        "by": result.main,
         "centered": f"{result.centered:.3f}",
-        "bits/byte": f"{bits.mean:.4f} ± {bits.error:.4f}",
-    } | shown
+        "bits/byte": with_error(result.bits_per_byte, ".4f"),
+    }
+
+
+def weighed_row(result: TaskResult) -> dict[str, str]:
+    """A task's accuracy by each normalization."""
+    columns = {"raw": "sum", "characters": "/character", "bytes": "/byte", "tokens": "/token", "unconditional": "- unconditional"}
+    shown = {column: f"{result.accuracy[name].mean:.1%}" if name in result.accuracy else "" for name, column in columns.items()}
+    return {"task": result.task.name} | shown
+
+
+def with_error(m: Mean, form: str) -> str:
+    """A mean with its standard error, where it has one."""
+    return f"{m.mean:{form}}" + ("" if math.isnan(m.error) else f" ± {m.error:{form.lstrip('+')}}")
 
 
 def task_result(result: TaskResult) -> dict[str, Any]:

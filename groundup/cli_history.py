@@ -49,7 +49,7 @@ class History:
 
     def run(self) -> None:
         """Does the stops, then prints the table and writes the pictures."""
-        began = time.monotonic()
+        began = time.monotonic() - time.process_time()  # what Python took to start counts too
         if self.play:
             self._play()
             return

@@ -31,10 +31,10 @@ def show_rows(rows: list[dict[str, Any]], *, console: Console | None = None, tit
 
 def show_pairs(pairs: Sequence[tuple[str, str]], *, title: str) -> None:
     """Names and values, a line each."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    table, console = Table(box=None, pad_edge=False, show_header=False), Console(highlight=False)
     for name, value in pairs:
         table.add_row(name, Text(value))
-    Console(highlight=False).print(table)
+    console.print(Text(title, style="italic"), table, sep="\n")  # a table's own title is folded to its width
 
 
 def show_bars(values: Mapping[str, tuple[float, str]], *, title: str, width: int = 40, console: Console | None = None) -> None:

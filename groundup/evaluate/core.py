@@ -2,8 +2,9 @@
 
 Figures from the project's repository, mlfoundations/dclm at 361714b: tasks ``eval/additional_aggregation.json`` (low_variance_datasets),
 examples and delimiters ``eval/mmlu_and_lowvar.yaml``, baselines ``eval/eval_meta_data_v1.csv`` and ``eval_meta_data.csv`` (v2, which
-corrects three of the 22: its authors call v1's centered averages incorrect). Examples here are drawn by our own stream, so a score differs
-from another implementation's by that draw.
+corrects three of the 22: its authors call v1's centered averages incorrect). The option of the least perplexity a token is chosen, as by
+MosaicML's llm-foundry (``InContextLearningMultipleChoiceAccuracy``), which the project evaluates with. Examples here are drawn by our own
+stream, so a score differs from another implementation's by that draw.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class CoreTask:
             return last_words(name, path, n_shots=self.n_shots, delimiter=self.delimiter)
         guess = self.baseline if version == "v2" or self.baseline_v1 is None else self.baseline_v1
         make = choices if self.kind == "choices" else schema
-        return make(name, path, n_shots=self.n_shots, delimiter=self.delimiter, baseline=guess)
+        return make(name, path, n_shots=self.n_shots, delimiter=self.delimiter, baseline=guess, normalization="tokens")
 
 
 _choices, _words, _schema = (

@@ -15,6 +15,7 @@ from groundup.data import Document, TokenStore, evaluation_windows, write_shards
 from groundup.errors import UsageError
 from groundup.evaluate.bits import evaluate
 from groundup.evaluate.protocol import FromPredictor, cut
+from groundup.evaluate.ranks import ranks_of
 from groundup.evaluate.text import Sizes, TextScore, groups, sizes_of
 from groundup.infer.generate import Reader, generate_batch
 from groundup.model.decoder import Decoder
@@ -87,7 +88,7 @@ class DecoderModel(FromPredictor):
 
         def ranks(batch: TrainBatch, scored: Tensor) -> Tensor:
             logits = self.model.logits(self.model.hidden(batch.tokens, batch.documents)[scored])[:, : self.vocab_size]
-            return (logits > logits.gather(1, batch.targets[scored][:, None])).sum(1)
+            return ranks_of(logits, batch.targets[scored][:, None])
 
         return self._read(contexts, targets, ranks, np.int64)
 

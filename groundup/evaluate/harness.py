@@ -16,8 +16,8 @@ import numpy as np
 from groundup.errors import UsageError
 from groundup.evaluate.core import centered
 from groundup.evaluate.protocol import LanguageModel, likeliest
-from groundup.evaluate.statistics import Mean, mean_of, paired
-from groundup.evaluate.tasks import Choice, Item, LastWords, Task, Writing
+from groundup.evaluate.statistics import Mean, mean_of, paired, ratio_of
+from groundup.evaluate.tasks import Choice, Item, LastWords, Normalization, Task, Writing
 
 ITEMS_AT_ONCE = 128
 WRITINGS_AT_ONCE = 32
@@ -31,7 +31,7 @@ class Answer:
     """What a model made of one item."""
 
     right: dict[str, float]
-    """1 or 0 by normalization; "exact" for words and writing."""
+    """1 or 0 by normalization (lengths as lm-evaluation-harness counts them); "exact" for words and writing."""
     bits: float
     """Bits of the right answer after its context."""
     n_bytes: int
@@ -65,10 +65,8 @@ class TaskResult:
 
     @property
     def bits_per_byte(self) -> Mean:
-        """Bits over bytes of the right answers, and the standard error of that ratio (delta method)."""
-        bits, n_bytes = (np.array([getattr(a, name) for a in self.answers], np.float64) for name in ("bits", "n_bytes"))
-        ratio, n = float(bits.sum() / n_bytes.sum()), len(bits)
-        return Mean(ratio, float((bits - ratio * n_bytes).std(ddof=1) / (math.sqrt(n) * n_bytes.mean())) if n > 1 else math.nan)
+        """Bits over bytes of the right answers."""
+        return ratio_of([a.bits for a in self.answers], [a.n_bytes for a in self.answers])
 
     def by_group(self) -> dict[str, Mean]:
         """Accuracy of each group of items."""
@@ -88,9 +86,7 @@ def compare(a: TaskResult, b: TaskResult) -> tuple[Mean, Mean]:
     if a.task.items != b.task.items and [_key(i) for i in a.task.items] != [_key(i) for i in b.task.items]:
         raise UsageError(f"{a.task.name}: the two models were not asked the same items, so they cannot be paired")
     accuracy = paired([x.right[a.main] for x in a.answers], [x.right[b.main] for x in b.answers])
-    n_bytes = np.array([x.n_bytes for x in a.answers], np.float64)
-    difference = np.array([x.bits - y.bits for x, y in zip(a.answers, b.answers, strict=True)]) / n_bytes.mean()
-    return accuracy, mean_of(difference)
+    return accuracy, ratio_of([x.bits - y.bits for x, y in zip(a.answers, b.answers, strict=True)], [x.n_bytes for x in a.answers])
 
 
 def run_task(model: LanguageModel, task: Task, *, kept: Path | None = None, seed: int = 0, progress: Progress | None = None) -> TaskResult:
@@ -106,7 +102,7 @@ def run_task(model: LanguageModel, task: Task, *, kept: Path | None = None, seed
     while len(answers) < len(task.items):
         if progress:
             progress(task.name, len(answers), len(task.items))
-        new = _ask(model, task.items[len(answers) : len(answers) + size], seed)
+        new = _ask(model, task, task.items[len(answers) : len(answers) + size], seed)
         if kept is not None:
             with kept.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(vars(answer)) + "\n" for answer in new)
@@ -116,12 +112,12 @@ def run_task(model: LanguageModel, task: Task, *, kept: Path | None = None, seed
     return TaskResult(model.name, task, tuple(answers))
 
 
-def _ask(model: LanguageModel, items: Sequence[Item], seed: int) -> list[Answer]:
+def _ask(model: LanguageModel, task: Task, items: Sequence[Item], seed: int) -> list[Answer]:
     parts: list[tuple[int, Callable[[list[np.ndarray]], Answer]]] = []
     requests: list[tuple[str, str]] = []
     for item in items:
         own = pairs_of(item)
-        parts.append((len(own), _judge(model, item)))
+        parts.append((len(own), _judge(item, task.normalization)))
         requests += own
     pairs = [split(model, context, words) for context, words in requests]
     log_p = iter(model.log_probs([c for c, _ in pairs], [t for _, t in pairs]))
@@ -159,21 +155,23 @@ def pairs_of(item: Item) -> list[tuple[str, str]]:
     return [(item.asked, item.right)]
 
 
-def _judge(model: LanguageModel, item: Item) -> Callable[[list[np.ndarray]], Answer]:
-    """From an item's log-probabilities to its answer."""
+def _judge(item: Item, by: Normalization) -> Callable[[list[np.ndarray]], Answer]:
+    """From an item's log-probabilities to its answer; of the options that is given which is chosen by this normalization."""
 
     def choice(log_p: list[np.ndarray]) -> Answer:
         nats = np.array([part.sum() for part in log_p])
         n = len(item.continuations)
+        bare = [words.lstrip(" ") or words or " " for words in item.continuations]  # an answer's length leaves out the space before it
         scores = {
             "raw": nats[:n],
-            "characters": nats[:n] / [len(words) for words in item.continuations],
-            "bytes": nats[:n] / [len(words.encode()) for words in item.continuations],
+            "characters": nats[:n] / [len(words) for words in bare],
+            "bytes": nats[:n] / [len(words.encode()) for words in bare],
+            "tokens": nats[:n] / [len(part) for part in log_p[:n]],
         }
         if item.unconditional:  # how much likelier the context makes the answer (Brown et al. 2020, section 2.4)
             scores["unconditional"] = nats[:n] - nats[n:]
         right = {name: float(values.argmax() == item.gold) for name, values in scores.items()}
-        chosen = int(scores["raw"].argmax())
+        chosen = int(scores.get(by, scores["raw"]).argmax())
         return _answer(right, nats[item.gold], item.continuations[item.gold], item.contexts[chosen][-80:] + item.continuations[chosen])
 
     def words(log_p: list[np.ndarray]) -> Answer:
@@ -217,6 +215,8 @@ def _read_kept(path: Path, head: dict[str, Any]) -> list[Answer]:
         answers = [Answer(**row) for row in rows]
     except (ValueError, TypeError) as error:
         raise UsageError(f"{path} holds no answers of a task ({error}): name another --out") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds no answers of a task: name another --out")
     if found != head:
         other = ", ".join(f"{name} {found.get(name)!r}" for name in head if found.get(name) != head[name])
         raise UsageError(f"{path} is of {other}: name another --out, or delete it")

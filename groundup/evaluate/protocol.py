@@ -63,12 +63,15 @@ class LanguageModel(Protocol):
 
 @runtime_checkable
 class Ranker(Protocol):
-    """A model that can say how many tokens it holds likelier than the one that came."""
+    """A model that can say how many tokens it would have guessed before the one that came."""
 
     def ranks(
         self, contexts: Sequence[Int64[np.ndarray, " _"]], targets: Sequence[Int64[np.ndarray, " _"]]
     ) -> list[Int64[np.ndarray, " _"]]:
-        """The number of tokens with a higher probability than each target: 0 where the target is the likeliest. As ``log_probs``."""
+        """The number of tokens that a guesser would try before each target: those of higher probability, and of equal ones the smaller.
+
+        So 0 is for what greedy writing gives, and for nothing else. As ``log_probs``.
+        """
         ...
 
 
@@ -130,7 +133,7 @@ class FromPredictor:
     ) -> list[Int64[np.ndarray, " _"]]:
         """As in ``Ranker``."""
         pairs = zip(contexts, targets, strict=True)
-        return [self._walk(c, t, lambda p, token: (p > p[token]).sum()).astype(np.int64) for c, t in pairs]
+        return [self._walk(c, t, lambda p, token: (p > p[token]).sum() + (p[:token] == p[token]).sum()).astype(np.int64) for c, t in pairs]
 
     def sample(
         self, prompts: Sequence[str], *, max_tokens: int, temperature: float = 1.0, seed: int = 0, stop: Sequence[str] = ()

@@ -42,6 +42,13 @@ def mean_of(values: Sequence[float] | Shaped[np.ndarray, " n"]) -> Mean:
     return Mean(float(x.mean()), float(x.std(ddof=1) / math.sqrt(len(x))) if len(x) > 1 else math.nan)
 
 
+def ratio_of(numerators: Sequence[float] | Shaped[np.ndarray, " n"], denominators: Sequence[float] | Shaped[np.ndarray, " n"]) -> Mean:
+    """R = sum(x) / sum(y) and its standard error s / (sqrt(n) mean(y)), s the standard deviation of x - R y (delta method)."""
+    x, y = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    ratio = float(x.sum() / y.sum())
+    return Mean(ratio, mean_of((x - ratio * y) / y.mean()).error)
+
+
 def paired(a: Sequence[float] | Shaped[np.ndarray, " n"], b: Sequence[float] | Shaped[np.ndarray, " n"]) -> Mean:
     """Mean of a_i - b_i over the same items, with its standard error: what two models' separate errors hide (Miller 2024, section 4)."""
     return mean_of(np.asarray(a, np.float64) - np.asarray(b, np.float64))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from groundup.errors import UsageError
 from groundup.evaluate.records import Record, find_file, read_records
 from groundup.evaluate.sandbox import run_python
 
-Normalization = Literal["raw", "characters", "bytes", "unconditional"]
+Normalization = Literal["raw", "characters", "bytes", "tokens", "unconditional"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Form = Literal["cloze", "letters"]
 
@@ -99,12 +99,16 @@ class Task:
     groups: tuple[str, ...] = field(default=(), repr=False)
     """A name for each item, such as its paradigm; () for none."""
 
+    def __post_init__(self) -> None:
+        if not self.items:
+            raise UsageError(f"{self.name}: there is no item to ask; give more --items, or a file that holds some of this task's")
+
 
 def spread(task: Task, n: int) -> Task:
     """The task with at most n of its items, evenly spread, so that groups keep their shares."""
     kept = [i * len(task.items) // n for i in range(n)] if n < len(task.items) else range(len(task.items))
     groups = tuple(task.groups[i] for i in kept) if task.groups else ()
-    return Task(task.name, tuple(task.items[i] for i in kept), task.baseline, task.normalization, groups)
+    return replace(task, items=tuple(task.items[i] for i in kept), groups=groups)
 
 
 def cloze(query: str, choices: Sequence[str], gold: int, *, delimiter: str = " ", shots: str = "", unconditional: str = "") -> Choice:
@@ -171,7 +175,9 @@ def choices(
     return Task(name, tuple(items), guess if baseline is None else baseline, normalization)
 
 
-def schema(name: str, path: Path, *, n_shots: int = 0, delimiter: str = " ", baseline: float = 0.5) -> Task:
+def schema(
+    name: str, path: Path, *, n_shots: int = 0, delimiter: str = " ", baseline: float = 0.5, normalization: Normalization = "raw"
+) -> Task:
     """Two beginnings and one ending (Levesque et al. 2012), from ``context_options``, ``continuation``, ``gold``."""
     records = _read(path)
 
@@ -184,7 +190,7 @@ def schema(name: str, path: Path, *, n_shots: int = 0, delimiter: str = " ", bas
         options, shots = r.texts("context_options"), few_shots(records, at, n_shots, solved)
         contexts, spaces = zip(*(_joint(shots + option, delimiter) for option in options), strict=True)
         items.append(Choice(contexts, tuple(space + r.get("continuation", str) for space in spaces), r.index("gold", len(options))))
-    return Task(name, tuple(items), baseline)
+    return Task(name, tuple(items), baseline, normalization)
 
 
 def last_words(name: str, path: Path, *, n_shots: int = 0, delimiter: str = " ") -> Task:

@@ -120,8 +120,11 @@ def score_documents(
     seq_len). Cost: about seq_len / stride times the tokens. GroundupError where the bytes of the tokens are not the bytes read, or where
     the model gives a token no finite log-probability.
     """
-    seq_len = seq_len or model.context_length
-    if seq_len is not None and not 1 <= (stride := stride or max(1, seq_len // 2)) <= seq_len:
+    longest = model.context_length
+    if seq_len is not None and longest is not None and seq_len > longest:
+        raise UsageError(f"--seq-len {seq_len:,}: {model.name} reads {longest:,} tokens at once; give no more")
+    seq_len = longest if seq_len is None else seq_len
+    if seq_len is not None and not 1 <= (stride := max(1, seq_len // 2) if stride is None else stride) <= seq_len:
         raise UsageError(f"stride {stride} must be from 1 to seq_len {seq_len}")
     sizes: list[Sizes] = []
     bits: list[float] = []

@@ -17,6 +17,7 @@ from torch import Tensor
 from groundup.data.formats import require
 from groundup.errors import UsageError
 from groundup.evaluate.protocol import FromPredictor, cut
+from groundup.evaluate.ranks import ranks_of
 from groundup.tokenizer import Tokenizer
 
 TOKENS_AT_ONCE = 1 << 10  # of a batch: the logits of so many, times the vocabulary, are held
@@ -80,7 +81,7 @@ class TransformersModel(FromPredictor):
         self, contexts: Sequence[Int64[np.ndarray, " _"]], targets: Sequence[Int64[np.ndarray, " _"]]
     ) -> list[Int64[np.ndarray, " _"]]:
         """As in ``Ranker``."""
-        return self._read(contexts, targets, lambda logits, ids: (logits > logits.gather(1, ids)).sum(1))
+        return self._read(contexts, targets, ranks_of)
 
     def start(self) -> TransformersCursor:
         """As in ``Predictor``."""
@@ -90,7 +91,7 @@ class TransformersModel(FromPredictor):
     def sample(
         self, prompts: Sequence[str], *, max_tokens: int, temperature: float = 1.0, seed: int = 0, stop: Sequence[str] = ()
     ) -> list[bytes]:
-        """As in ``LanguageModel``, by the library's own ``generate``, prompts padded on the left; a batch is one stream of numbers."""
+        """As in ``LanguageModel``, by the library's own ``generate``, prompts padded on the left."""
         out = []
         for start in range(0, len(prompts), ROWS_AT_ONCE):
             rows = [[*self.prefix, *self.encode(prompt).tolist()] for prompt in prompts[start : start + ROWS_AT_ONCE]]
@@ -98,12 +99,10 @@ class TransformersModel(FromPredictor):
             width = max(map(len, rows))
             ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-            torch.manual_seed(seed + start)
-            settings = (
-                {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 1e-5 else {"do_sample": False}
-            )
-            stops = {"stop_strings": list(stop), "tokenizer": self._theirs} if stop else {}
-            made = self.model.generate(ids, attention_mask=mask, max_new_tokens=max_tokens, pad_token_id=0, **settings, **stops)
+            settings: dict[str, Any] = {"stop_strings": list(stop), "tokenizer": self._theirs} if stop else {}
+            if temperature > 1e-5:
+                settings["logits_processor"] = [RowNoise(temperature, range(seed + start, seed + start + len(rows)))]
+            made = self.model.generate(ids, attention_mask=mask, max_new_tokens=max_tokens, pad_token_id=0, do_sample=False, **settings)
             out += [cut(self._text(row), stop) for row in made[:, width:].tolist()]
         return out
 
@@ -131,6 +130,21 @@ class TransformersModel(FromPredictor):
                     own: Float[Tensor, "n v"] = logits[at, torch.from_numpy(np.searchsorted(kept, wanted[i]))].float()
                     out[i] = read(own, torch.from_numpy(np.ascontiguousarray(targets[i]))[:, None]).numpy()
         return out
+
+
+class RowNoise:
+    """Makes the likeliest token a draw from softmax(logits / temperature), by Gumbel noise (Gumbel 1954), each row from its own seed.
+
+    The library itself draws a whole batch from one stream, so that a row's text would depend on its neighbours.
+    """
+
+    def __init__(self, temperature: float, seeds: Sequence[int]) -> None:
+        self._temperature, self._generators = temperature, [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, ids: Tensor, logits: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+        """logits / temperature - log(x), x exponential."""
+        drawn = [torch.empty(logits.shape[1], dtype=torch.float64).exponential_(generator=g) for g in self._generators]
+        return logits.double() / self._temperature - torch.stack(drawn).log()
 
 
 @dataclass

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,40 +18,53 @@ from groundup.history.study import Built, Stop, Tell, Text
 from groundup.history.suffix import unbounded
 from groundup.history.symbols import Bytes
 
+T = TypeVar("T")
 ORDER = 6
 """Of the n-grams of 1995 and later, in bytes: about a word and the space before it."""
 PROBE_BYTES = 1 << 16
-LARGE = 0.3
-"""Rate on a large text, over that on the small part that was timed: tables leave the caches."""
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Numbers whose multiples of it have the smallest fractions lie evenly among all (Sos 1958)."""
+GROWTH, LEAST_GROWTH = 4, 1.25
+"""A part is at most so many times the one before: its bytes take longer each, there being more different n-grams than the caches hold.
+And one that is hardly larger is not worth its time."""
 SHARE = 0.6
 """Of the seconds that counting may take; smoothing and scoring come after."""
 
 
 def documents(text: Text, n_bytes: float) -> list[Int64[np.ndarray, " _"]]:
-    """Training documents of about so many bytes, evenly spread; the first one's beginning where even that is too long."""
-    n = max(1, min(len(text.train), int(len(text.train) * n_bytes / max(1, text.n_bytes["train"]))))
-    chosen = [text.train[i * len(text.train) // n] for i in range(n)]
+    """So many bytes of training documents from all over the text, the last one cut; all of them where there are fewer."""
     left, out = int(n_bytes), []
-    for document in chosen:
-        if left > 0:
-            out.append(np.frombuffer(document[:left], np.uint8).astype(np.int64))
-            left -= len(document)
+    for i in np.argsort(np.arange(len(text.train)) * GOLDEN % 1).tolist():
+        if left <= 0:
+            break
+        out.append(np.frombuffer(text.train[i][:left], np.uint8).astype(np.int64))
+        left -= len(out[-1])
     return out
 
 
+def grown(make: Callable[[list[np.ndarray]], T], text: Text, seconds: float) -> tuple[T, int]:
+    """What ``make`` makes of as much of the text as the seconds hold, and how many bytes that was.
+
+    It is made of parts that grow, each as large as the rate of the one before allows; the last one stays.
+    """
+    began, size, total = time.perf_counter(), float(PROBE_BYTES), text.n_bytes["train"]
+    make(documents(text, size))  # waits for the compiler
+    while True:
+        started, part = time.perf_counter(), documents(text, size)
+        made, n_bytes = make(part), sum(map(len, part))
+        now = time.perf_counter()
+        room = (seconds * SHARE - (now - began)) * n_bytes / (now - started)
+        if size >= total or room < LEAST_GROWTH * size:
+            return made, n_bytes
+        size = min(room, GROWTH * size, total)
+
+
 def counted(text: Text, order: int, seconds: float) -> tuple[Counts, float]:
-    """Counts of what the seconds hold, by the rate at which a small part was counted, and the seconds they took; kept for other stops."""
+    """Counts of what the seconds hold, and the seconds they took; kept for other stops."""
     key = ("counts", order)
     if key not in text.shared:
-        make = partial(count, order=order, vocab_size=Bytes.vocab_size, begin=Bytes.begin)
         began = time.perf_counter()
-        for _ in range(2):  # the first one waits for the compiler
-            started = time.perf_counter()
-            made = make(documents(text, PROBE_BYTES))
-            rate = min(PROBE_BYTES, text.n_bytes["train"]) / (time.perf_counter() - started)
-        room = (seconds * SHARE - (time.perf_counter() - began)) * LARGE * rate
-        if room > PROBE_BYTES:
-            made = make(documents(text, min(room, text.n_bytes["train"])))
+        made, _ = grown(partial(count, order=order, vocab_size=Bytes.vocab_size, begin=Bytes.begin), text, seconds)
         text.shared[key] = made, time.perf_counter() - began
     return text.shared[key]
 
@@ -68,19 +83,10 @@ def trigram(counts: Counts, text: Text) -> NgramModel:
 
 
 def build_unbounded(text: Text, seconds: float, tell: Tell) -> Built:
-    """The suffix array over as much of the text as the seconds hold, at the rate of a small part."""
-    make = partial(unbounded, order=ORDER, vocab_size=Bytes.vocab_size, begin=Bytes.begin)
-    began = time.perf_counter()
-    for _ in range(2):
-        started = time.perf_counter()
-        part = documents(text, PROBE_BYTES)
-        model = make(part, report=lambda line: tell(0.0, line))
-        rate = sum(map(len, part)) / (time.perf_counter() - started)
-    room = (seconds * SHARE - (time.perf_counter() - began)) * LARGE * rate
-    if room > PROBE_BYTES:
-        part = documents(text, min(room, text.n_bytes["train"]))
-        model = make(part, report=lambda line: tell(0.3, line))
-    return Built(model, model.n_parameters, None, f"any order{_part(sum(map(len, part)), text)}")
+    """The suffix array over as much of the text as the seconds hold."""
+    make = partial(unbounded, order=ORDER, vocab_size=Bytes.vocab_size, begin=Bytes.begin, report=lambda line: tell(0.0, line))
+    model, n_bytes = grown(make, text, seconds)
+    return Built(model, model.n_parameters, None, f"any order{_part(n_bytes, text)}")
 
 
 def _part(n_bytes: int, text: Text) -> str:

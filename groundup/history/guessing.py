@@ -13,6 +13,7 @@ from groundup.history.counts import count
 from groundup.history.shannon import LETTERS, from_letters, to_letters
 from groundup.history.smoothing import kneser_ney
 from groundup.history.study import Text
+from groundup.history.symbols import BEGIN
 
 ORDER = 7
 """Of the rival, in letters."""
@@ -29,8 +30,8 @@ class Letters:
     """V."""
     begin: int = len(LETTERS)
     """The begin symbol."""
-    names: tuple[str, ...] = (*LETTERS[:-1], "_", "<s>")
-    """A name of each."""
+    names: tuple[str, ...] = (*LETTERS[:-1], "_", BEGIN)
+    """The letters, and _ for a space."""
 
     def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
         """Letters without case and accents; all else is a space."""

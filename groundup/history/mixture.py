@@ -21,7 +21,7 @@ class Mixture(FromPredictor):
         self.encode, self.decode, self.n_bytes = first.encode, first.decode, first.n_bytes
 
     def start(self) -> MixtureCursor:
-        """A cursor before a text; GroundupError unless both models are predictors."""
+        """A cursor before a text, of two models that both have one."""
         assert isinstance(self.first, Predictor) and isinstance(self.second, Predictor)
         return MixtureCursor(self.first.start(), self.second.start(), self.weight)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from groundup.evaluate.protocol import FromPredictor
 from groundup.history.network import START, SYMBOLS, Network
 from groundup.history.symbols import Bytes
-from groundup.parallel.threads import MOST_WORKERS, run_together
+from groundup.parallel.threads import MOST_WORKERS, one_thread, run_together
 
 BYTES = Bytes()
 READ_AT_ONCE = 256
@@ -54,19 +54,16 @@ class NetworkModel(FromPredictor):
             for i, given in zip(mine, self._nats([texts[i] for i in mine]), strict=True):
                 nats[i] = given
 
-        run_together([partial(work, order[k::n]) for k in range(n)])
+        with one_thread():  # each
+            run_together([partial(work, order[k::n]) for k in range(n)])
         return [row[len(row) - len(target) :] for row, target in zip(nats, targets, strict=True)]
 
     def sample(
         self, prompts: Sequence[str], *, max_tokens: int, temperature: float = 1.0, seed: int = 0, stop: Sequence[str] = ()
     ) -> list[bytes]:
         """As in ``LanguageModel``, on one thread: a step is too small for two."""
-        n_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             return super().sample(prompts, max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop)
-        finally:
-            torch.set_num_threads(n_threads)
 
     @torch.inference_mode()
     def _nats(self, texts: list[np.ndarray]) -> list[np.ndarray]:

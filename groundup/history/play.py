@@ -93,7 +93,7 @@ def _finish(sink: TextIOBase, ranks: Int64[np.ndarray, " n"], known: Int64[np.nd
     low, high = HUMAN_1951
     _say(sink, f"Shannon's reader of 1951, who knew 100 letters: between {low} and {high}\n")
     if len(ranks) < 100:
-        _say(sink, f"{len(ranks)} letters are few, and bounds from few letters come out too low.\n")
+        _say(sink, f"So few letters ({len(ranks)}) give bounds that come out too low.\n")
     return Game(ranks, found)
 
 

@@ -2,7 +2,9 @@
 
 A budget covers everything from the reading of the text to the last picture. What is left when a stop begins is shared evenly by the
 stops to come; a stop's share holds the choice of its size, its training, its scoring and its sample. Those that count come first: they
-mostly need less than their share, and the networks share what is left. The same command goes on where it was stopped.
+mostly need less than their share. The whole run of ``groundup train`` is next: of all it is the least sure to keep to its seconds on a busy
+machine. The networks come last, for they train by the clock and so end in time, whatever the others took. The same command goes on where
+it was stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from groundup.account import format_bytes, format_seconds
 from groundup.errors import UsageError
 from groundup.files import disk_errors, write_file
 from groundup.history.compressors import Compressed, available, compress
-from groundup.history.stops import STOPS
+from groundup.history.stops import STOPS, TODAY
 from groundup.history.study import Result, Stop, Text, read_text, run_stop
 from groundup.runfolder import environment
 from groundup.tokenizer import Tokenizer
@@ -28,7 +30,9 @@ RECORD = "history.json"
 COMPRESSION_SHARE = 0.05
 """Of the budget, for all compressors together."""
 AFTER_SHARE, AFTER_S = 0.01, 3.5
-"""Of the budget, and seconds besides, for table, picture and page, and for starting Python before the clock does."""
+"""Of the budget, and seconds of a processor besides, for table, picture and page, and for starting Python before the clock does."""
+MOST_BUSY = 3.0
+"""Seconds that a second of the processor is believed to take at most: reading the text, which tells, may have waited for a disk."""
 LEAST_SHARE_S = 1.0
 """A stop's share below which its numbers would mean nothing."""
 
@@ -64,7 +68,7 @@ class Road:
     left_out: dict[str, str] = field(default_factory=dict)
     """Stops that could not be had, each with its reason."""
     spent_s: float = 0.0
-    """Seconds spent in all, interrupted attempts counted."""
+    """Seconds spent in all, those of an attempt that was interrupted too."""
 
     def save(self, folder: Path) -> None:
         """Writes the record whole."""
@@ -113,25 +117,33 @@ def travel(
     """Reads the text, does the stops that the folder does not hold yet, and returns the record, which the folder holds after each stop.
 
     ``began`` is when the budget began, by the clock. Raises UsageError for a folder that holds another road, and for a budget that leaves
-    less than a second a stop, with the least that would do.
+    less than a second a stop, with the least that would do; a road that goes on leaves out what its budget no longer holds.
     """
     began, listener = clock() if began is None else began, listener or Listener()
+    started, used = clock(), time.thread_time()
     text = read_text(sources, budget_s, text_field)
+    busy = min(max(1.0, (clock() - started) / max(1e-3, time.thread_time() - used)), MOST_BUSY)
     road = _opened(folder, text, budget_s)
     before = road.spent_s
     known = {result.key for result in road.results} | set(road.left_out)
     left = [stop for stop in stops if stop.key not in known]
-    left.sort(key=lambda stop: stop.family != "counting")
+    left.sort(key=lambda stop: (stop.family != "counting", stop is not TODAY))
     listener.text(text, road, len(left))
+    if not left:
+        return road
 
     def remaining() -> float:
-        return budget_s * (1 - AFTER_SHARE) - AFTER_S - before - (clock() - began)
+        return budget_s * (1 - AFTER_SHARE) - AFTER_S * busy - before - (clock() - began)
 
-    if any(stop.key == "train" for stop in left):
+    def keep() -> None:
+        road.spent_s = before + clock() - began
+        road.save(folder)
+
+    if TODAY in left:
         Tokenizer.train([b"what is compiled once for a machine "], 260).encode_ordinary(b"is compiled now, and not in one stop's share")
     compression = COMPRESSION_SHARE * budget_s * (not road.compressed)
-    share = (remaining() - compression) / max(1, len(left))
-    if left and share < LEAST_SHARE_S:
+    share = (remaining() - compression) / len(left)
+    if not before and share < LEAST_SHARE_S:
         least = budget_s - remaining() + compression + len(left) * LEAST_SHARE_S * 1.2
         raise UsageError(
             f"--budget {format_seconds(budget_s)} leaves {max(0.0, share):.1f} s for each of {len(left)} stops: give at least "
@@ -139,28 +151,33 @@ def travel(
         )
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if not road.compressed:
-        names = available()
-        joined, held_out = b"".join(text.train), b"".join(text.test)
-        road.compressed = [compress(name, joined, held_out, compression / len(names)) for name in names]
-    for i, stop in enumerate(left):
-        share = remaining() / (len(left) - i)
-        listener.begin(stop, share)
-        try:
-            if share < LEAST_SHARE_S / 2:
-                raise UsageError(
-                    f"{max(0.0, share):.1f} s were left for it, because others took longer than their share: give a larger --budget"
-                )
-            result = run_stop(stop, text, share, listener.tell)
-        except UsageError as e:  # too little text or time for this one: the others go on
-            road.left_out[stop.key] = str(e)
-            listener.left_out(stop, str(e))
-        else:
-            road.results = sorted([*road.results, result], key=lambda r: [s.key for s in STOPS].index(r.key))
-            listener.done(result)
-        road.spent_s = before + clock() - began
-        road.save(folder)
+    try:
+        if not road.compressed:
+            names = available()
+            joined, held_out = b"".join(text.train), b"".join(text.test)
+            road.compressed = [compress(name, joined, held_out, compression / len(names)) for name in names]
+        for i, stop in enumerate(left):
+            _do(road, stop, text, remaining() / (len(left) - i), listener)
+            keep()
+    finally:  # an attempt that ends here is paid for too
+        keep()
     return road
+
+
+def _do(road: Road, stop: Stop, text: Text, share: float, listener: Listener) -> None:
+    """One stop, whose result, or the reason why there is none, is put into the record."""
+    listener.begin(stop, share)
+    try:
+        if share < LEAST_SHARE_S:
+            raise UsageError(f"{max(0.0, share):.1f} s of the budget were left for it: give a larger --budget and another --out")
+        result = run_stop(stop, text, share, listener.tell)
+    except UsageError as e:  # too little text or time for this one: the others go on
+        road.left_out[stop.key] = str(e)
+        listener.left_out(stop, str(e))
+    else:
+        order = [s.key for s in STOPS]
+        road.results = sorted([*road.results, result], key=lambda r: order.index(r.key))
+        listener.done(result)
 
 
 def read_road(folder: Path) -> Road:

@@ -39,6 +39,8 @@ N_LAYERS = 2
 """Layers of every transformer: at the widths that minutes buy, two learn to look for what followed a symbol before, and more cost width."""
 CONTEXT = 128
 """Bytes that a transformer sees, and that an LSTM's attention reaches back."""
+LEAST_STEPS_SHOWN = 10
+"""Steps below which a network is left out: it has not begun to learn."""
 TRIAL_BYTES = 256
 """Of each held-out piece, to see how long scoring will take."""
 
@@ -97,6 +99,8 @@ def build_network(key: str, name: str, text: Text, seconds: float, tell: Tell) -
 
     pieces = (*text.test, *text.validation) if key == "bengio-mix" else text.test
     trained = train(RECIPES[key], text.symbols, seconds, scoring=partial(seconds_to_score, pieces=pieces), tell=told)
+    if trained.steps < LEAST_STEPS_SHOWN:
+        raise UsageError(f"{trained.steps} steps fit its {seconds:.1f} s, which say nothing of it: give a larger --budget")
     parameters = sum(p.numel() for p in trained.network.parameters())
     note = f"width {trained.network.width}, {trained.symbols / len(text.symbols):.2f} epochs, {trained.steps:,} steps"
     return Built(NetworkModel(name, trained.network), parameters, trained.flops, note)

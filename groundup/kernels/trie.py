@@ -196,7 +196,7 @@ def distribution(h, token, first, suffix, prob, backoff, scale, p):
 
 @njit(cache=True, nogil=True)
 def rank(text, starts, begin, end, token, first, suffix, prob, backoff, scale, p, ranks):
-    """ranks [N]: how many tokens have a higher probability than each token of the texts begin .. end - 1. Room for p [V]."""
+    """ranks [N]: how many tokens are likelier than each token of the texts begin .. end - 1, or as likely and smaller. Room for p [V]."""
     for i in range(begin, end):
         context = np.int64(0)
         for t in range(starts[i], starts[i + 1]):
@@ -204,7 +204,7 @@ def rank(text, starts, begin, end, token, first, suffix, prob, backoff, scale, p
             mine = p[text[t]]
             higher = 0
             for w in range(p.shape[0]):
-                higher += p[w] > mine
+                higher += p[w] > mine or (p[w] == mine and w < text[t])
             ranks[t] = higher
             context = advance(context, np.int64(text[t]), token, first, suffix)
 

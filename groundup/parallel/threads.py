@@ -7,7 +7,8 @@ numba's loops let go of Python's lock, so a few threads run truly at once; with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache
 from typing import TypeVar
@@ -46,6 +47,17 @@ def run_together(calls: Sequence[Callable[[], T]]) -> list[T]:
         finally:
             wait(others)
         return [first, *(other.result() for other in others)]
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For operations too small to be worth waking a second thread."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(n_threads)
 

@@ -3,10 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
-from benchmarks import bengio, road_coding
-from groundup.history.road import choose
-from groundup.history.study import Text
+from benchmarks import bengio, coding
+from groundup.errors import UsageError
 
 
 def prose(n: int, seed: int) -> str:
@@ -35,9 +35,13 @@ def test_a_network_predicts_the_same_in_pieces():
     np.testing.assert_allclose(whole, parts, rtol=1e-5)
 
 
-def test_codes_are_as_long_as_promised():
-    text = Text("t", tuple(prose(40, i).encode() for i in range(3)), (prose(5, 7).encode(),), (prose(60, 9).encode(),))
-    for stop in choose(("trigram", "backoff")):
-        built = stop.build(text, 1.0, lambda progress, words: None)
-        found = road_coding.check(built, text.test[0][:2000])
-        assert found["bytes"] == 2000 and abs(found["over_promised"]) < 0.01 and abs(found["over_scored"]) < 0.01
+def test_codes_are_as_long_as_the_scores_say(tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i}.txt").write_text(prose(40, i))
+    found = coding.run([str(tmp_path)], 2.0, 1200, ("trigram", "backoff", "train"))
+    assert set(found["models"]) == {"Interpolated trigram", "Stupid backoff"} and "wants" in found["left_out"]["train"]
+    for row in found["models"].values():
+        assert row["same bytes"] and max(abs(row["overhead"]), abs(row["over_promise"])) < 0.01
+    assert found["peers"]["gzip -9"] < 8
+    with pytest.raises(UsageError, match=r"bytes, not 1,000,000"):
+        coding.run([str(tmp_path)], 2.0, 1_000_000, ("trigram",))

@@ -62,11 +62,16 @@ def test_a_transformers_model_slides_its_window_writes_and_codes(llama):
         warnings.simplefilter("ignore")  # the library's own
         one, two = llama.sample(["the cat", "the dog saw"], max_tokens=5, temperature=0)
         assert llama.sample(["the cat"], max_tokens=5, temperature=0) == [one]
-        assert llama.sample(["the cat"], max_tokens=5, temperature=1, seed=3) == llama.sample(["the cat"], max_tokens=5, seed=3)
+        rows = llama.sample(["the cat", "the dog saw"], max_tokens=5, seed=3)
+        assert rows == [llama.sample([prompt], max_tokens=5, seed=3 + i)[0] for i, prompt in enumerate(["the cat", "the dog saw"])]
+        drawn = llama.sample(["the dog saw"] * 400, max_tokens=1, temperature=0.7)
     context = np.array([*llama.prefix, *llama.encode("the dog saw")])
     first = llama.log_probs([context] * llama.vocab_size, [np.array([i]) for i in range(llama.vocab_size)])
     best = int(np.argmax([x[0] for x in first]))
     assert two.startswith(llama.decode(np.array([best]))) or best in llama.prefix
+    p = np.exp(np.array([x[0] for x in first]) / 0.7)
+    expected = p[best] / p.sum()
+    assert abs(drawn.count(two[: len(llama.decode(np.array([best])))]) / 400 - expected) < 4 * np.sqrt(expected / 400)
     assert likeliest(llama, [context], [np.array([best])])[0]
     text = TEXT[:150].encode()
     assert decompress(llama, compress(llama, text).data) == text

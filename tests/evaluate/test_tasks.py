@@ -11,7 +11,7 @@ from groundup.errors import UsageError
 from groundup.evaluate import harness, tasks
 from groundup.evaluate.core import CORE, centered, core_score
 from groundup.evaluate.harness import compare, run_task, split
-from groundup.evaluate.statistics import mean_of, paired
+from groundup.evaluate.statistics import mean_of, paired, ratio_of
 
 MODEL = Bigram(TEXT.encode())
 
@@ -44,8 +44,9 @@ def test_normalizations_are_the_sums_over_their_units(tmp_path):
     alone = [MODEL.log_probs(*[[part] for part in split(MODEL, "Answer:", words)])[0].sum() for words in item.continuations]
     expected = {
         "raw": np.argmax(nats),
-        "characters": np.argmax([nats[0] / 4, nats[1] / 17]),
-        "bytes": np.argmax([nats[0] / 4, nats[1] / 18]),
+        "characters": np.argmax([nats[0] / 3, nats[1] / 16]),  # as lm-evaluation-harness: without the space before an answer
+        "bytes": np.argmax([nats[0] / 3, nats[1] / 17]),
+        "tokens": np.argmax([nats[0] / 4, nats[1] / 18]),
         "unconditional": np.argmax(np.subtract(nats, alone)),
     }
     assert result.answers[0].right == {name: float(at == 1) for name, at in expected.items()}
@@ -72,6 +73,8 @@ def test_last_words_are_right_where_the_model_would_write_them(tmp_path):
     path = write(tmp_path / "w.jsonl", {"context": "the", "continuation": "cat"}, {"context": "the", "continuation": "dog"})
     result = run_task(Bigram(b"the cat\nthe cat\nthe dog\n"), tasks.last_words("w", path))
     assert [a.right["exact"] for a in result.answers] == [1, 0] and result.main == "exact"
+    knows_nothing = Bigram(b"")  # of equally likely tokens greedy writing takes the first, not each
+    assert [a.right["exact"] for a in run_task(knows_nothing, tasks.last_words("w", path)).answers] == [0, 0]
 
 
 class Writer(Bigram):
@@ -127,6 +130,9 @@ def test_files_that_are_not_there_or_no_records(tmp_path):
         tasks.human_eval(tmp_path)
     with pytest.raises(UsageError, match=r"no \.jsonl files"):
         tasks.blimp(tmp_path)
+    write(tmp_path / "mbpp.jsonl", {"task_id": 2, "text": "t", "code": "c", "test_list": ["x"]})
+    with pytest.raises(UsageError, match="mbpp: there is no item to ask"):
+        tasks.mbpp(tmp_path)
     (tmp_path / "x.jsonl").write_text('{"query": "a"')
     with pytest.raises(UsageError, match="line 1 is not JSON"):
         tasks.choices("x", tmp_path / "x.jsonl")
@@ -146,7 +152,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path, monkeypatch):
     lines = kept.read_text().split("\n")
     kept.write_text("\n".join(lines[:4]) + '\n{"right": {"ra')  # killed while it wrote the fourth answer
     asked = []
-    monkeypatch.setattr(harness, "_ask", lambda model, items, seed, ask=harness._ask: asked.append(len(items)) or ask(model, items, seed))
+    monkeypatch.setattr(harness, "_ask", lambda *given, ask=harness._ask: asked.append(len(given[2])) or ask(*given))
     assert run_task(MODEL, task, kept=kept).answers == whole.answers and asked == [2]
     assert kept.read_text().split("\n") == lines
     with pytest.raises(UsageError, match=r"is of model 'bigram'"):
@@ -156,11 +162,14 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path, monkeypatch):
 def test_two_models_are_compared_item_by_item(tmp_path):
     path = write(tmp_path / "x.jsonl", *({"query": "the", "choices": ["cat", "xyz"], "gold": i % 2} for i in range(6)))
     a, b = (run_task(m, tasks.choices("x", path)) for m in (MODEL, Bigram(b"xyz " * 50)))
+    rng = np.random.default_rng(0)
     accuracy, bits = compare(a, b)
     assert accuracy.mean == a.accuracy["raw"].mean - b.accuracy["raw"].mean
     assert bits.mean == pytest.approx(a.bits_per_byte.mean - b.bits_per_byte.mean)
     assert compare(a, a) == ((0, 0), (0, 0))
-    rng = np.random.default_rng(0)
+    x, y = rng.normal(3, 1, 200), rng.uniform(1, 9, 200)
+    again = [ratio_of(x[i], y[i]).mean for i in rng.integers(200, size=(2000, 200))]  # the bootstrap's error is the oracle
+    assert ratio_of(x, y).error == pytest.approx(np.std(again), rel=0.1)
     x, noise = rng.normal(size=400), rng.normal(size=400) * 0.1
     assert paired(x + noise, x).error < mean_of(x).error / 5
 

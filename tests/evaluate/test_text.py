@@ -97,6 +97,9 @@ def test_a_model_that_miscounts_or_holds_the_text_impossible_is_named():
         score_documents(model, [])
     with pytest.raises(UsageError, match="stride 9 must be from 1 to seq_len 8"):
         score_documents(model, DOCUMENTS, seq_len=8, stride=9)
+    model.context_length = 8
+    with pytest.raises(UsageError, match="broken reads 8 tokens at once"):
+        score_documents(model, DOCUMENTS, seq_len=9)
 
 
 def test_a_window_costs_a_bigram_nothing():

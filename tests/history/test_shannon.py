@@ -82,7 +82,7 @@ def test_a_game_is_played():
         "you: 25% at the first guess, entropy between",
         "unigram: 0% at the first guess",
         "between 0.6 and 1.3",
-        "4 letters are few",
+        "So few letters (4)",
     ):
         assert line in shown
     assert "sit" not in shown
