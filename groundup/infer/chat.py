@@ -76,8 +76,13 @@ class Conversation:
         return ids
 
     def answered(self, new: list[int], ended: bool) -> str:
-        """Takes what the model said; says where that was cut short."""
-        text = self._tokenizer.decode(new)
+        """Takes what the model said; says where that was cut short.
+
+        Its answer is what stands behind the last control token: before it are thoughts, which gpt-oss' template refuses in a turn.
+        """
+        control = self._tokenizer.special_tokens.values()
+        begin = max((i + 1 for i, token in enumerate(new) if token in control), default=0)
+        text = self._tokenizer.decode(new[begin:])
         self._messages = [*self._messages, {"role": "assistant", "content": text}]
         return "" if ended else "[cut short: --max-tokens]\n"
 

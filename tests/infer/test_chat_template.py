@@ -144,6 +144,16 @@ def test_a_conversation_goes_turn_by_turn(both, tiny, monkeypatch):
     assert sink.getvalue() == f"{ANSWERS}> yes\n> yes\n> A new conversation.\n> yes\n> "
 
 
+def test_thoughts_before_the_last_control_token_are_not_part_of_a_turn(both):
+    ours, _ = both
+    history = Conversation(ours, ChatTemplate(CHATML))
+    history.prompt("hi")
+    said = "thinking<|im_end|><|im_start|>assistant\nyes"
+    history.answered(ours.encode(said, allowed_special="all").tolist(), ended=True)
+    assert ours.decode(history.prompt("the cat?")).count("thinking") == 0
+    assert "assistant\nassistant\nyes<|im_end|>" in ours.decode(history.prompt("the cat?"))
+
+
 def test_a_refused_turn_is_said_and_forgotten(both, tiny, monkeypatch):
     ours, _ = both
     monkeypatch.setattr("groundup.infer.chat.generate", lambda *args, **settings: iter([97]))
