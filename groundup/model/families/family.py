@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ class Values:
     def number(self, key: str, default: float | None = None) -> float:
         """A number."""
         value = self.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise UsageError(f"{self.where}: {key} must be a number, not {value!r}")
         return float(value)
 
@@ -122,9 +123,16 @@ class Values:
     def word(self, key: str, default: str, known: Mapping[str, Any]) -> Any:
         """What ``known`` says of a word."""
         value = self.get(key, default)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise UsageError(f"{self.where}: {key} {value!r} is not supported, only {' and '.join(map(repr, known))}")
         return known[value]
+
+    def entries(self, key: str, default: Iterable[Any] = ()) -> list[Any]:
+        """A list."""
+        value = self.get(key, list(default))
+        if not isinstance(value, list):
+            raise UsageError(f"{self.where}: {key} must be a list, not {value!r}")
+        return value
 
     def table(self, key: str) -> dict[str, Any]:
         """An object; empty where the key is absent or null."""
