@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from groundup.account.inference import cache_bytes
 from groundup.config import Attention, Dense, Experts, HashEmbedding, LatentAttention, Layer, LinearMixer, Norm
 from groundup.infer.cache import KVCache
+from groundup.kernels.attention import BLOCK
 
 MODELS = {
     "grouped, qk-norm": {},
@@ -49,6 +50,14 @@ def test_steps_of_any_size_equal_the_full_forward(tiny, name, sizes, seed):
     tokens = torch.randint(0, 40, (2, sum(sizes)), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         torch.testing.assert_close(cached(model, tokens, sizes), model.hidden(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["grouped, qk-norm", "window", "key offset", "latent attention", "linear mixer"])
+def test_a_step_longer_than_a_block_of_queries_is_read_block_by_block(tiny, name):
+    model = tiny(context_length=512, **MODELS[name])
+    tokens = torch.randint(0, 40, (1, BLOCK + 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(cached(model, tokens, [5, BLOCK + 30, 5]), model.hidden(tokens), atol=1e-5, rtol=1e-5)
 
 
 def test_growing_past_the_first_capacity_keeps_what_was_there(tiny):
