@@ -77,7 +77,12 @@ def test_a_window_bounds_what_a_layer_keeps(tiny, key_offset):
         for part, wanted in zip(tokens.split(7, dim=1), expected.split(7, dim=1), strict=True):
             torch.testing.assert_close(model.hidden(part, cache=cache), wanted, atol=1e-5, rtol=1e-5)
             cache.advance(part)
-    assert cache._keys[0].shape[1] <= 64
+        assert cache._keys[0].shape[1] <= 64
+        cache.clear()
+        for part, wanted in zip(tokens.split([290, 10], dim=1), expected.split([290, 10], dim=1), strict=True):
+            torch.testing.assert_close(model.hidden(part, cache=cache), wanted, atol=1e-5, rtol=1e-5)
+            cache.advance(part)
+    assert cache._keys[0].shape[1] <= 64, "a long pass leaves no more than what the next ones see"
 
 
 def test_what_a_layer_leaves_is_what_the_account_counts(tiny):
