@@ -122,19 +122,15 @@ def chat(
         if line is None or line.split() == ["/quit"]:
             return
         if line.startswith("/") and not line.startswith("//"):
-            match line.split():
-                case ["/reset"]:
-                    sink.write(history.reset())
-                case ["/temperature", value]:
-                    temperature = _temperature(value, temperature, sink)
-                case _:
-                    sink.write(f"{line!r} is no command: there are /reset, /temperature X and /quit.\n")
+            temperature = _obey(line, history, temperature, sink)
             continue
         try:
             prompt = history.prompt(line.removeprefix("/"))
         except UsageError as error:
             sink.write(f"{error}\n")
             continue
+        if len(prompt) > (limit := model.config.context_length):
+            sink.write(f"[{len(prompt):,} tokens by now, and the model sees {limit:,}: it has forgotten the beginning]\n")
         tokens = generate(
             model,
             prompt,
@@ -151,6 +147,18 @@ def chat(
         new, interrupted = _stream(tokens, tokenizer, sink)
         note = history.answered(new, ended=not interrupted and len(new) < max_tokens)
         sink.write("[stopped]\n" if interrupted else note)
+
+
+def _obey(line: str, history: Continuation | Conversation, temperature: float, sink: TextIOBase) -> float:
+    """Does what a line with a slash says; gives the temperature from then on."""
+    match line.split():
+        case ["/reset"]:
+            sink.write(history.reset())
+        case ["/temperature", value]:
+            return _temperature(value, temperature, sink)
+        case _:
+            sink.write(f"{line!r} is no command: there are /reset, /temperature X and /quit.\n")
+    return temperature
 
 
 def _ask(source: TextIOBase, sink: TextIOBase) -> str | None:
