@@ -140,11 +140,16 @@ class GGUFFile:
                 f"{len(self._data):,}; get the whole file"
             )
 
+    def check_kind(self, name: str) -> None:
+        """Raises UsageError for a tensor whose numbers are stored in a way that we do not read."""
+        kind = self.tensors[name].kind
+        if kind not in BLOCKS:
+            raise UsageError(f"{self.path}: {name} is stored as {kind}, which is not supported: get a file in {', '.join(BLOCKS)}")
+
     def blocks(self, name: str) -> np.ndarray:
         """A tensor's bytes as stored, uint8, shape [blocks, bytes of one], as a view of the file."""
+        self.check_kind(name)
         tensor = self.tensors[name]
-        if tensor.kind not in BLOCKS:
-            raise UsageError(f"{self.path}: {name} is stored as {tensor.kind}, which is not supported: get a file in {', '.join(BLOCKS)}")
         flat = np.frombuffer(self._data, np.uint8, tensor.n_bytes, tensor.offset)
         return flat.reshape(-1, BLOCKS[tensor.kind][1])
 

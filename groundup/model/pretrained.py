@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,21 @@ class Pretrained:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """Its configuration; UsageError naming what of it is not supported."""
+        """Its configuration, where it does not say whether the head is tied by the weights; UsageError naming what is not supported."""
         if self.gguf is not None:
             gguf_source.check_architecture(self.gguf)
-        return self.family.read(self.values, self._config_file)
+        config = self.family.read(self.values, self._config_file)
+        if config.tied or self.values.get("tie_word_embeddings") is not None or self._has_head(config):
+            return config
+        return replace(config, tied=True)
+
+    def _has_head(self, config: ModelConfig) -> bool:
+        """Whether the weights have a head of their own; of weights that cannot be read, ``load`` says why."""
+        try:
+            names = self.source().names()
+        except GroundupError:
+            return True
+        return any(part.theirs[0] in names for part in self.family.tensors(config) if part.ours == ("head.weight",))
 
     @property
     def _config_file(self) -> str:

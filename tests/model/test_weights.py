@@ -177,6 +177,8 @@ def test_an_unknown_architecture_and_kind_of_numbers_are_named(tmp_path):
     file.tensors["output.weight"] = gguf_tensor = file.tensors["output.weight"].__class__("output.weight", "Q5_K", (300, 96), 0)
     with pytest.raises(UsageError, match=r"output\.weight is stored as Q5_K, which is not supported"):
         file.blocks(gguf_tensor.name)
+    with pytest.raises(UsageError, match=r"output\.weight is stored as Q5_K"):
+        GGUFSource(file)  # and not only when that tensor's turn comes
     file.tensors["blk.0.ssm_in.weight"] = gguf_tensor
     with pytest.raises(GroundupError, match=r"blk\.0\.ssm_in\.weight belongs to no model"):
         GGUFSource(file)
@@ -288,6 +290,19 @@ def test_other_quantizations_and_what_is_no_model_are_refused(sharded, tmp_path)
         open_pretrained(folder).load()
     with pytest.raises(UsageError, match="is no model"):
         open_pretrained(tmp_path / "nothing")
+
+
+def test_an_absent_head_means_tied_where_nothing_is_said_of_it(sharded):
+    folder, made = sharded
+    config = json.loads((folder / "config.json").read_text())
+    del config["tie_word_embeddings"]  # true in the model
+    (folder / "config.json").write_text(json.dumps(config))
+    tokens = torch.randint(0, 300, (2, 30), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(open_pretrained(folder).load()(tokens), made(tokens).logits, atol=1e-4, rtol=1e-4)
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(GroundupError, match=r"have no lm_head\.weight"):
+        open_pretrained(folder).load()
 
 
 def test_how_its_makers_draw_and_what_older_folders_name_elsewhere(sharded):

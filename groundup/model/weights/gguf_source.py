@@ -45,13 +45,15 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 class GGUFSource:
     """Tensors of a file by their Hugging Face names; see ``sources.Source``.
 
-    Raises UsageError for an architecture that is not supported, GroundupError for a tensor that no model of it has.
+    Raises UsageError for an architecture or a way to store numbers that is not supported, GroundupError for a tensor that no model has.
     """
 
     def __init__(self, file: GGUFFile) -> None:
         check_architecture(file)
         self.file, self.where = file, str(file.path)
         self._names = {hugging_face_name(name, self.where): name for name in file.tensors if name != _ROPE_FACTORS}
+        for name in file.tensors:
+            file.check_kind(name)
 
     def names(self) -> Collection[str]:
         """See ``Source``."""
