@@ -69,7 +69,12 @@ class Family:
 
     def read(self, values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
         """``config`` of a ``config.json``; UsageError naming the key that is missing, or asks for what the decoder does not do."""
-        return self.config(Values(values, where))
+        try:
+            return self.config(Values(values, where))
+        except UsageError as error:  # of ``config.check``, which knows no file
+            if str(error).startswith(where):
+                raise
+            raise UsageError(f"{where}: {error}") from error
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """``values`` with the names of family and class, token ids null; UsageError naming the field that this family cannot say."""
