@@ -68,10 +68,12 @@ class ChatTemplate:
                 f"the chat template fails ({type(error).__name__}: {error}): chat without it, or get the model again"
             ) from error
 
-    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> list[int]:
-        """The ids of ``render``: special tokens that the template writes are tokens, those that people wrote are ordinary text."""
+    def encode(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
+    ) -> list[int]:
+        """The ids of ``render``: special tokens that the template writes are tokens, those that people or tools wrote are ordinary text."""
         marked = _Marks(tokenizer)
-        text = self.render([marked.of(message) for message in messages], **options)
+        text = self.render(marked.of([*messages]), tools=marked.of(tools), **options)
         ids: list[int] = []
         for i, part in enumerate(marked.split(text)):
             if part:
