@@ -130,6 +130,12 @@ def test_refusals_and_faults_are_told_apart():
             ChatTemplate(source).render(TALK)
 
 
+def test_a_template_that_writes_without_end_is_stopped():
+    endless = "{% for i in range(99999) %}{% for j in range(99999) %}{{ 'a' * 99999 }}{% endfor %}{% endfor %}"
+    with pytest.raises(GroundupError, match=r"fails \(RuntimeError: it writes more than 16,777,216 characters\)"):
+        ChatTemplate(endless).render(TALK)
+
+
 def test_a_conversation_goes_turn_by_turn(both, tiny, monkeypatch):
     ours, _ = both
     seen = []
