@@ -15,7 +15,7 @@ from groundup.account.inference import cache_bytes
 from groundup.account.workload import Training
 from groundup.cli_account import Line, tree_rows
 from groundup.config import ModelConfig, from_dict
-from groundup.errors import GroundupError
+from groundup.errors import GroundupError, UsageError
 
 if TYPE_CHECKING:
     from groundup.model.pretrained import Pretrained
@@ -53,11 +53,11 @@ class Inspect:
                 [(line.label, line.show(line.value)) for line in needs],
                 title=f"\nHere, in fp32, with {format_bytes(total_memory_bytes())} of memory",
             )
-        for what in found.unsupported:
-            print(f"\nnot supported: {what}")
+        for error in found.obstacles:
+            print(f"\n{'not supported' if isinstance(error, UsageError) else 'broken'}: {error}")
         if self.json:
             facts = found.facts | {line.name: line.value for line in needs}
-            print(json.dumps(facts | {"not_supported": found.unsupported}))
+            print(json.dumps(facts | {"not_supported": [str(error) for error in found.obstacles]}))
 
 
 @dataclass
@@ -66,15 +66,15 @@ class _Findings:
 
     facts: dict[str, Any] = field(default_factory=dict)
     config: ModelConfig | None = None
-    unsupported: list[str] = field(default_factory=list)
+    obstacles: list[GroundupError] = field(default_factory=list)
 
     def ask(self, question: Callable[[], Found]) -> Found | None:
         """An answer; where there is none because something is not supported or broken, that is kept, and None the answer."""
         try:
             return question()
         except GroundupError as error:
-            if str(error) not in self.unsupported:
-                self.unsupported.append(str(error))
+            if str(error) not in map(str, self.obstacles):
+                self.obstacles.append(error)
             return None
 
 
@@ -101,8 +101,9 @@ def _of_pretrained(name: str) -> _Findings:
     opened = open_pretrained(name)
     found = _Findings()
     found.config = found.ask(lambda: opened.config)
-    found.facts = {"family": opened.values.get("model_type"), "architecture": (opened.values.get("architectures") or [None])[0]}
-    found.facts |= _shape(found.config)
+    found.facts = {"family": opened.values.get("model_type")} | _shape(found.config)
+    if opened.values.get("architectures"):
+        found.facts["made_for"] = opened.values["architectures"]
     found.facts |= {"weights": _weights(opened)}
     config = found.config
     if config is not None:

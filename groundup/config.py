@@ -354,6 +354,8 @@ def _at_least_one(part: Any, fields: tuple[str, ...], where: str) -> None:
 def _check_norm(norm: Norm | None) -> None:
     if norm is None:
         return
+    if not norm.eps >= 0:
+        raise UsageError(f"eps of a norm must be at least 0, not {norm.eps}")
     if norm.kind == "rms" and norm.bias:
         raise UsageError("a norm of kind rms has no bias: leave bias out, or choose kind layer")
     if norm.plus_one and not (norm.kind == "rms" and norm.weight):
@@ -365,8 +367,12 @@ def _check_rotary(rotary: Rotary, head_dim: int, where: str) -> None:
     if dims % 2 or not 0 < dims <= head_dim:
         what = f"head_dim, not {head_dim}" if rotary.dims is None else f"number of dims, at most head_dim {head_dim}, not {dims}"
         raise UsageError(f"{where}: rotary positions need an even {what}")
+    if not rotary.theta > 1:
+        raise UsageError(f"{where}: theta, the base of the rotary wavelengths, must be above 1, not {rotary.theta}")
     if rotary.scaling is not None and rotary.scaling.factor < 1:
         raise UsageError(f"{where}: the factor of a rotary scaling is at least 1, not {rotary.scaling.factor}")
+    if isinstance(rotary.scaling, YarnScaling) and not rotary.scaling.beta_fast > rotary.scaling.beta_slow > 0:
+        raise UsageError(f"{where}: beta_slow must be above 0 and below beta_fast")
     if isinstance(rotary.scaling, Llama3Scaling) and rotary.scaling.low_frequency_factor >= rotary.scaling.high_frequency_factor:
         raise UsageError(f"{where}: low_frequency_factor must be below high_frequency_factor")
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from groundup.errors import GroundupError, UsageError
+
+Value = TypeVar("Value", int, float, bool, str)
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -138,11 +140,16 @@ class GGUFFile:
                 f"{len(self._data):,}; get the whole file"
             )
 
+    def check_kind(self, name: str) -> None:
+        """Raises UsageError for a tensor whose numbers are stored in a way that we do not read."""
+        kind = self.tensors[name].kind
+        if kind not in BLOCKS:
+            raise UsageError(f"{self.path}: {name} is stored as {kind}, which is not supported: get a file in {', '.join(BLOCKS)}")
+
     def blocks(self, name: str) -> np.ndarray:
         """A tensor's bytes as stored, uint8, shape [blocks, bytes of one], as a view of the file."""
+        self.check_kind(name)
         tensor = self.tensors[name]
-        if tensor.kind not in BLOCKS:
-            raise UsageError(f"{self.path}: {name} is stored as {tensor.kind}, which is not supported: get a file in {', '.join(BLOCKS)}")
         flat = np.frombuffer(self._data, np.uint8, tensor.n_bytes, tensor.offset)
         return flat.reshape(-1, BLOCKS[tensor.kind][1])
 
@@ -150,6 +157,14 @@ class GGUFFile:
     def architecture(self) -> str:
         """``general.architecture``, by which other keys begin."""
         return str(self.metadata.get("general.architecture", ""))
+
+    def value(self, key: str, kind: type[Value]) -> Value | None:
+        """A value of the header, None where it lacks the key; GroundupError for one of another type. A whole number is a float too."""
+        found = self.metadata.get(key)
+        fits = isinstance(found, int | float if kind is float else kind) and (kind is bool or not isinstance(found, bool))
+        if found is not None and not fits:
+            raise GroundupError(f"{self.path} is broken: {key} in its header is {found!r}, which is no {kind.__name__}; get it again")
+        return found
 
 
 class _Header:

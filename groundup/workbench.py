@@ -183,8 +183,8 @@ def open_model(name: str, device: torch.device) -> Workbench:
 
 def _pretrained_bench(found: Pretrained, device: torch.device) -> Workbench:
     tokenizer, template = found.tokenizer, None if found.chat_template is None else ChatTemplate(found.chat_template, found.special)
-    drawn = {key: found.generation[key] for key in ("temperature", "top_k", "top_p") if found.generation.get(key) is not None}
-    manners = Manners(found.opening, found.stop_ids, template, **drawn)
+    # a token that begins a text ends the one before, also where its makers name only the end of a turn
+    manners = Manners(found.opening, found.stop_ids | {found.opening}, template, **found.drawing)
     model = found.load(device=device)
     model.compute_dtype = compute_dtype(device)
     plan = {"seq_len": min(EVALUATION_WINDOW, model.config.context_length)}

@@ -12,8 +12,8 @@ FIRST_CAPACITY = 64  # positions held at first; then it doubles, so that n token
 class KVCache:
     """Keys and values of every layer: B * S * sum over layers of 2 K E numbers for S positions.
 
-    Latent attention keeps a latent and a rotary key, C + R numbers, and a layer with a sliding window no more than twice its window:
-    what has left it is dropped once that fills the memory, so that n tokens still cost O(n) copying.
+    Latent attention keeps a latent and a rotary key, C + R numbers, and a layer with a sliding window no more than twice its window, or
+    what the last pass read: what has left it is dropped once that fills the memory, so that n tokens still cost O(n) copying.
 
     A linear mixer keeps its state, of the same size whatever the length.
 
@@ -77,12 +77,14 @@ class KVCache:
             self.recent = torch.cat((self.recent, tokens), dim=1)[:, -self._look_back :]
 
     def _keep(self, layer: int, held: int, needed: int, least: int) -> None:
-        """Moves the last ``needed`` of the columns held to the front, into a larger memory where ``least`` columns need it."""
+        """Moves the last ``needed`` of the columns held to the front, into as much memory as ``least`` columns and the next ones need."""
         for stores in (self._keys, self._values):
             old = stores[layer]
             capacity = old.shape[1]
             if least > capacity or needed > capacity // 2:
                 capacity = max(least, 2 * capacity, FIRST_CAPACITY)
+            else:  # a long pass may have left more memory than a window asks for
+                capacity = max(least, 2 * needed, FIRST_CAPACITY)
             new = old.new_empty(old.shape[0], capacity, *old.shape[2:])
             new[:, :needed] = old[:, held - needed : held]
             stores[layer] = new

@@ -76,8 +76,13 @@ class Conversation:
         return ids
 
     def answered(self, new: list[int], ended: bool) -> str:
-        """Takes what the model said; says where that was cut short."""
-        text = self._tokenizer.decode(new)
+        """Takes what the model said; says where that was cut short.
+
+        Its answer is what stands behind the last control token: before it are thoughts, which gpt-oss' template refuses in a turn.
+        """
+        control = self._tokenizer.special_tokens.values()
+        begin = max((i + 1 for i, token in enumerate(new) if token in control), default=0)
+        text = self._tokenizer.decode(new[begin:])
         self._messages = [*self._messages, {"role": "assistant", "content": text}]
         return "" if ended else "[cut short: --max-tokens]\n"
 
@@ -117,19 +122,15 @@ def chat(
         if line is None or line.split() == ["/quit"]:
             return
         if line.startswith("/") and not line.startswith("//"):
-            match line.split():
-                case ["/reset"]:
-                    sink.write(history.reset())
-                case ["/temperature", value]:
-                    temperature = _temperature(value, temperature, sink)
-                case _:
-                    sink.write(f"{line!r} is no command: there are /reset, /temperature X and /quit.\n")
+            temperature = _obey(line, history, temperature, sink)
             continue
         try:
             prompt = history.prompt(line.removeprefix("/"))
         except UsageError as error:
             sink.write(f"{error}\n")
             continue
+        if len(prompt) > (limit := model.config.context_length):
+            sink.write(f"[{len(prompt):,} tokens by now, and the model sees {limit:,}: it has forgotten the beginning]\n")
         tokens = generate(
             model,
             prompt,
@@ -146,6 +147,18 @@ def chat(
         new, interrupted = _stream(tokens, tokenizer, sink)
         note = history.answered(new, ended=not interrupted and len(new) < max_tokens)
         sink.write("[stopped]\n" if interrupted else note)
+
+
+def _obey(line: str, history: Continuation | Conversation, temperature: float, sink: TextIOBase) -> float:
+    """Does what a line with a slash says; gives the temperature from then on."""
+    match line.split():
+        case ["/reset"]:
+            sink.write(history.reset())
+        case ["/temperature", value]:
+            return _temperature(value, temperature, sink)
+        case _:
+            sink.write(f"{line!r} is no command: there are /reset, /temperature X and /quit.\n")
+    return temperature
 
 
 def _ask(source: TextIOBase, sink: TextIOBase) -> str | None:

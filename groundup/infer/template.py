@@ -2,7 +2,7 @@
 
 The environment is the one that templates are written for (``apply_chat_template`` of Hugging Face ``transformers``): blocks trimmed,
 ``raise_exception``, ``strftime_now``, ``tojson``, ``break`` and ``continue``. A template comes from strangers: it can read what it is given
-and no more, though it can waste time.
+and no more, though it can waste time without writing.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from groundup.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 """A ``role`` (system, user, assistant, tool) and its ``content``; whatever else the template knows."""
+
+MOST_CHARACTERS = 1 << 24
+"""A template that writes more than this goes round in a circle: no model reads so much."""
 
 _BEGIN, _END = "\ue000", "\ue001"  # private use: they mark a special token's text in what people wrote
 
@@ -55,8 +58,15 @@ class ChatTemplate:
         """
         jinja2, sandbox = require("jinja2", "a chat template"), require("jinja2.sandbox", "a chat template")
         given = {"messages": [*messages], "tools": tools and [*tools], "documents": None, "add_generation_prompt": add_generation_prompt}
+        parts: list[str] = []
+        room = MOST_CHARACTERS
         try:
-            return self._template.render(**self.special, **given, **variables)
+            for part in self._template.generate(**self.special, **given, **variables):
+                parts.append(part)
+                room -= len(part)
+                if room < 0:
+                    raise RuntimeError(f"it writes more than {MOST_CHARACTERS:,} characters")
+            return "".join(parts)
         except sandbox.SecurityError as error:
             raise GroundupError(f"the chat template tries to leave its sandbox ({error}): do not trust this model's files") from error
         except jinja2.TemplateRuntimeError as error:
@@ -68,10 +78,12 @@ class ChatTemplate:
                 f"the chat template fails ({type(error).__name__}: {error}): chat without it, or get the model again"
             ) from error
 
-    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message], **options: Any) -> list[int]:
-        """The ids of ``render``: special tokens that the template writes are tokens, those that people wrote are ordinary text."""
+    def encode(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] | None = None, **options: Any
+    ) -> list[int]:
+        """The ids of ``render``: special tokens that the template writes are tokens, those that people or tools wrote are ordinary text."""
         marked = _Marks(tokenizer)
-        text = self.render([marked.of(message) for message in messages], **options)
+        text = self.render(marked.of([*messages]), tools=marked.of(tools), **options)
         ids: list[int] = []
         for i, part in enumerate(marked.split(text)):
             if part:

@@ -99,10 +99,10 @@ def attend_backward(
     return dq5, dk, dv
 
 
-def query_blocks(t: int, window: int | None, block: int) -> list[tuple[int, int, int]]:
-    """Blocks as (first query, end, first key that any of them sees)."""
-    starts = range(0, t, block)
-    return [(start, min(start + block, t), 0 if window is None else max(0, start - window + 1)) for start in starts]
+def query_blocks(t: int, window: int | None, block: int, earlier: int = 0) -> list[tuple[int, int, int]]:
+    """Blocks as (first query, end, first key that any of them sees), of t queries that stand behind ``earlier`` keys."""
+    starts, end = range(earlier, earlier + t, block), earlier + t
+    return [(start, min(start + block, end), 0 if window is None else max(0, start - window + 1)) for start in starts]
 
 
 def _block_bias(start: int, low: int, window: int | None, documents: Tensor | None, scores: Tensor) -> Tensor:

@@ -16,20 +16,22 @@ Tables = tuple[Tensor, Tensor]
 
 def blockwise_attention(
     q: Float[Tensor, "b t h e"],
-    k: Float[Tensor, "b t k e"],
-    v: Float[Tensor, "b t k f"],
-    documents: Int[Tensor, "b t"] | None = None,
+    k: Float[Tensor, "b s k e"],
+    v: Float[Tensor, "b s k f"],
+    documents: Int[Tensor, "b s"] | None = None,
     window: int | None = None,
     **scores,
 ) -> Float[Tensor, "b t h f"]:
     """``attention_reference`` a block of queries at a time, against the keys that any of them sees: for what no kernel says.
 
-    ``scores`` are its scale, cap and sinks. The products are those of ``kernels.attention.blocked_attention``.
+    A long prompt that is read into a cache then takes memory for the scores of a block, and not of all. ``scores`` are the reference's
+    scale, cap and sinks. The products are those of ``kernels.attention.blocked_attention``.
     """
-    parts = []
-    for start, stop, low in query_blocks(q.shape[1], window, BLOCK):
+    parts, earlier = [], k.shape[1] - q.shape[1]
+    for start, stop, low in query_blocks(q.shape[1], window, BLOCK, earlier):
         seen = None if documents is None else documents[:, low:stop]
-        parts.append(F.attention_reference(q[:, start:stop], k[:, low:stop], v[:, low:stop], seen, window, **scores))
+        asking = q[:, start - earlier : stop - earlier]
+        parts.append(F.attention_reference(asking, k[:, low:stop], v[:, low:stop], seen, window, **scores))
     return torch.cat(parts, dim=1)
 
 
@@ -92,10 +94,8 @@ class AttentionLayer(nn.Module):
                 k, v = cache.append(index, k, v)
             k = F.offset_keys(k, documents) if c.key_offset else k
             scores = {"scale": c.scale, "cap": c.softcap, "sinks": self.sinks}
-            if cache is not None:
-                attended = F.attention_reference(q, k, v, None, c.window, **scores)
-            elif any(value is not None for value in scores.values()):
-                attended = blockwise_attention(q, k, v, documents, c.window, **scores)
+            if cache is not None or any(value is not None for value in scores.values()):
+                attended = blockwise_attention(q, k, v, documents if cache is None else None, c.window, **scores)
             else:
                 attended = BACKENDS[backend](q, k, v, documents, c.window)
         attended = attended.flatten(2)

@@ -88,5 +88,5 @@ class LatentAttentionLayer(nn.Module):
         of_keys, of_values = heads.split([c.head_dim, c.value_dim], dim=1)
         asked = torch.cat((einsum(q, of_keys, "b t h e, h e c -> b t h c"), q_turned), dim=-1)
         keys = torch.cat((latent, k_turned), dim=-1).unsqueeze(2)
-        read = F.attention_reference(asked, keys, latent.unsqueeze(2), documents, None, latent_scale(c))
+        read = blockwise_attention(asked, keys, latent.unsqueeze(2), documents, scale=latent_scale(c))
         return einsum(read, of_values, "b t h c, h v c -> b t h v")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import torch
 
 from groundup.config import ModelConfig
 from groundup.data.formats import require
-from groundup.errors import UsageError
+from groundup.errors import GroundupError, UsageError
 from groundup.files import read_json
 from groundup.gguf_file import GGUFFile
 from groundup.model.decoder import Decoder
 from groundup.model.families import Family, family_named
+from groundup.model.families.family import Values
 from groundup.model.weights import gguf_source
 from groundup.model.weights.loading import load_model
 from groundup.model.weights.sources import Dequantized, SafetensorsFolder, Source
@@ -29,7 +30,8 @@ from groundup.tokenizer import END_OF_TEXT, Tokenizer
 from groundup.tokenizer.formats import gguf as gguf_tokenizer
 
 HUB = "hub:"
-_FETCHED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "README.md"]
+_FETCHED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "README.md"]
+_NOT_FETCHED = ["*/*"]  # the same weights in other forms, gigabytes of them
 _LICENCE = re.compile(r"^license:\s*(\S.*?)\s*$", re.MULTILINE)
 
 
@@ -59,10 +61,21 @@ class Pretrained:
 
     @cached_property
     def config(self) -> ModelConfig:
-        """Its configuration; UsageError naming what of it is not supported."""
+        """Its configuration, where it does not say whether the head is tied by the weights; UsageError naming what is not supported."""
         if self.gguf is not None:
             gguf_source.check_architecture(self.gguf)
-        return self.family.read(self.values, self._config_file)
+        config = self.family.read(self.values, self._config_file)
+        if config.tied or self.values.get("tie_word_embeddings") is not None or self._has_head(config):
+            return config
+        return replace(config, tied=True)
+
+    def _has_head(self, config: ModelConfig) -> bool:
+        """Whether the weights have a head of their own; of weights that cannot be read, ``load`` says why."""
+        try:
+            names = self.source().names()
+        except GroundupError:
+            return True
+        return any(part.theirs[0] in names for part in self.family.tensors(config) if part.ours == ("head.weight",))
 
     @property
     def _config_file(self) -> str:
@@ -81,22 +94,24 @@ class Pretrained:
         if self.gguf is not None:
             kinds = Counter(tensor.kind for tensor in self.gguf.tensors.values())
             return ", ".join(f"{kind} ({n} of {len(self.gguf.tensors)} tensors)" for kind, n in kinds.most_common())
-        stored = self.values.get("quantization_config") or {}
-        return str(stored.get("quant_method") or self.values.get("torch_dtype") or self.values.get("dtype") or "not said")
+        stored = self.values.get("quantization_config")
+        method = stored.get("quant_method") if isinstance(stored, dict) else stored
+        return str(method or self.values.get("torch_dtype") or self.values.get("dtype") or "not said")
 
     def source(self) -> Source:
         """Its tensors; UsageError for a way to store them that is not supported."""
         if self.gguf is not None:
             return gguf_source.GGUFSource(self.gguf)
-        stored = self.values.get("quantization_config") or {}
-        method = stored.get("quant_method")
-        side = (stored.get("weight_block_size") or [128])[0]
+        stored = Values(Values(self.values, self._config_file).table("quantization_config"), f"{self._config_file}: quantization_config")
+        method, sides = stored.get("quant_method"), stored.entries("weight_block_size", [128, 128])
         if method not in (None, "fp8", "mxfp4"):
             raise UsageError(
                 f"{self._config_file}: quant_method {method!r} is not supported, only fp8 and mxfp4: get the model unquantized"
             )
+        if sides != sides[:1] * 2 or not isinstance(sides[0], int) or sides[0] < 1:
+            raise UsageError(f"{self._config_file}: weight_block_size {sides} is not supported, only square blocks are: get it unquantized")
         folder = SafetensorsFolder(self.path)
-        return folder if method is None else Dequantized(folder, side)
+        return folder if method is None else Dequantized(folder, sides[0])
 
     def load(self, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = torch.float32) -> Decoder:
         """The model; see ``weights.loading.load_model``."""
@@ -108,7 +123,14 @@ class Pretrained:
         found = self.generation.get("eos_token_id", self.values.get("eos_token_id"))
         ids = found if isinstance(found, list) else [] if found is None else [found]
         named = self.tokenizer.special_tokens.get(self.special.get("eos_token", ""))
-        return frozenset(i for i in [*ids, named] if isinstance(i, int) and i < self.tokenizer.vocab_size)
+        return frozenset(i for i in [*ids, named] if isinstance(i, int) and 0 <= i < self.tokenizer.vocab_size)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How its makers draw from it, as ``generate`` takes it; what they do not say is left out. A top_k of 0 is theirs for none."""
+        said = Values(self.generation, str(self.path / "generation_config.json"))
+        found = {key: said.number(key) for key in ("temperature", "top_p") if said.get(key) is not None}
+        return found | ({"top_k": said.whole("top_k")} if said.get("top_k") not in (None, 0) else {})
 
     @cached_property
     def opening(self) -> int:
@@ -142,7 +164,7 @@ def _open_folder(folder: Path) -> Pretrained:
     def optional(file: str) -> dict[str, Any]:
         return read_json(folder / file) if (folder / file).exists() else {}
 
-    tokenizer = optional("tokenizer_config.json")
+    tokenizer = optional("special_tokens_map.json") | optional("tokenizer_config.json")  # older folders name tokens in either
     special = {
         key: value["content"] if isinstance(value, dict) else value
         for key, value in tokenizer.items()
@@ -164,7 +186,10 @@ def _template_of(folder: Path, said: Any) -> str | None:
     """The chat template: of a file by itself, or what ``tokenizer_config.json`` says; of several the one named default."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise GroundupError(f"{file} cannot be read ({error}): get it again") from error
     if isinstance(said, list):
         named = {entry.get("name"): entry.get("template") for entry in said if isinstance(entry, dict)}
         said = named.get("default")
@@ -173,16 +198,15 @@ def _template_of(folder: Path, said: Any) -> str | None:
 
 def _open_gguf(path: Path) -> Pretrained:
     file = GGUFFile(path)
-    metadata = file.metadata
-    tokens = metadata.get("tokenizer.ggml.tokens", [])
-    ids = {key: metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos", "eot", "padding", "unknown")}
-    known = {key: token for key, token in ids.items() if isinstance(token, int) and token < len(tokens)}
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    texts = tokens if isinstance(tokens, list) else []
+    ids = {key: file.value(f"tokenizer.ggml.{key}_token_id", int) for key in ("bos", "eos", "eot", "eom", "padding", "unknown")}
+    known = {key: token for key, token in ids.items() if token is not None and 0 <= token < len(texts)}
     names = {"padding": "pad", "unknown": "unk"}
-    special = {f"{names.get(key, key)}_token": tokens[token] for key, token in known.items()}
-    ends = [known[key] for key in ("eos", "eot") if key in known]
+    special = {f"{names.get(key, key)}_token": texts[token] for key, token in known.items()}
+    ends = [known[key] for key in ("eos", "eot", "eom") if key in known]
     generation = {"eos_token_id": ends} if ends else {}
-    template = metadata.get("tokenizer.chat_template")
-    licence = metadata.get("general.license")
+    template, licence = file.value("tokenizer.chat_template", str), file.value("general.license", str)
     known_kind = file.architecture in gguf_source.ARCHITECTURES
     values = gguf_source.config_values(file) if known_kind else {"model_type": file.architecture}
     return Pretrained(path, values, template, special, generation, licence, file)
@@ -194,7 +218,7 @@ def _download(name: str) -> Path:
     errors = require("huggingface_hub.errors", name)
     repository = name.removeprefix(HUB)
     try:
-        return Path(hub.snapshot_download(repository, allow_patterns=_FETCHED))
+        return Path(hub.snapshot_download(repository, allow_patterns=_FETCHED, ignore_patterns=_NOT_FETCHED))
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise UsageError(f"{name}: the hub has no model {repository!r} that you may read: check owner/name and access") from error
     except (OSError, errors.HTTPError, errors.LocalEntryNotFoundError) as error:

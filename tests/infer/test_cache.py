@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from groundup.account.inference import cache_bytes
 from groundup.config import Attention, Dense, Experts, HashEmbedding, LatentAttention, Layer, LinearMixer, Norm
 from groundup.infer.cache import KVCache
+from groundup.kernels.attention import BLOCK
 
 MODELS = {
     "grouped, qk-norm": {},
@@ -51,6 +52,14 @@ def test_steps_of_any_size_equal_the_full_forward(tiny, name, sizes, seed):
         torch.testing.assert_close(cached(model, tokens, sizes), model.hidden(tokens), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["grouped, qk-norm", "window", "key offset", "latent attention", "linear mixer"])
+def test_a_step_longer_than_a_block_of_queries_is_read_block_by_block(tiny, name):
+    model = tiny(context_length=512, **MODELS[name])
+    tokens = torch.randint(0, 40, (1, BLOCK + 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(cached(model, tokens, [5, BLOCK + 30, 5]), model.hidden(tokens), atol=1e-5, rtol=1e-5)
+
+
 def test_growing_past_the_first_capacity_keeps_what_was_there(tiny):
     model = tiny(context_length=512)
     tokens = torch.randint(0, 40, (1, 200), generator=torch.Generator().manual_seed(1))
@@ -68,7 +77,12 @@ def test_a_window_bounds_what_a_layer_keeps(tiny, key_offset):
         for part, wanted in zip(tokens.split(7, dim=1), expected.split(7, dim=1), strict=True):
             torch.testing.assert_close(model.hidden(part, cache=cache), wanted, atol=1e-5, rtol=1e-5)
             cache.advance(part)
-    assert cache._keys[0].shape[1] <= 64
+        assert cache._keys[0].shape[1] <= 64
+        cache.clear()
+        for part, wanted in zip(tokens.split([290, 10], dim=1), expected.split([290, 10], dim=1), strict=True):
+            torch.testing.assert_close(model.hidden(part, cache=cache), wanted, atol=1e-5, rtol=1e-5)
+            cache.advance(part)
+    assert cache._keys[0].shape[1] <= 64, "a long pass leaves no more than what the next ones see"
 
 
 def test_what_a_layer_leaves_is_what_the_account_counts(tiny):

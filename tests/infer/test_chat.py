@@ -75,6 +75,13 @@ def test_an_unknown_command_is_named_and_two_slashes_are_text(model, tokenizer):
     assert said(model, tokenizer, "//usr") == f"> {tokenizer.decode(new)}\n> \n"
 
 
+def test_a_text_longer_than_the_context_is_said_to_be_forgotten(model, tokenizer):
+    context = model.config.context_length
+    short, long = "a\n", "a " * context + "\n"
+    assert "it has forgotten the beginning" not in said(model, tokenizer, short)
+    assert f"the model sees {context}: it has forgotten the beginning]" in said(model, tokenizer, long)
+
+
 def test_the_models_end_of_text_ends_the_text(model, tokenizer, monkeypatch):
     seen = []
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -180,6 +181,10 @@ def test_what_no_family_can_say_is_named_and_nothing_is_written(config, field, t
         ({"rope_parameters": None, "rope_scaling": {"type": "longrope", "factor": 2}}, "rope_type 'longrope'"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"rope_parameters": "linear"}, "rope_parameters must be an object"),
+        ({"rope_parameters": {"rope_theta": 0.0}}, "config.json: layer 0: theta, the base of the rotary wavelengths, must be above 1"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps must be a number"),
+        ({"use_sliding_window": True, "layer_types": 3}, "layer_types must be a list"),
+        ({"model_type": ["qwen3"]}, "is not supported; supported are"),
         ({"rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": "long"}}, "must be a whole number"),
     ],
 )

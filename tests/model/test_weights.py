@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -111,6 +112,40 @@ def test_llama_3s_rotary_scaling_is_known_by_its_table(tmp_path):
     np.testing.assert_allclose(10_000.0 ** -(np.arange(0, 32, 2) / 32) / llama3_factors(32, 10_000.0, 8.0), wanted.numpy(), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "scaling"),
+    [
+        ({"llama.rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
+        ({"llama.rope.scale_linear": 2.0}, {"rope_type": "linear", "factor": 2.0}),
+        ({"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}, None),
+    ],
+)
+def test_a_factor_alone_is_linear_scaling_as_in_llama_cpp(changes, scaling, tmp_path):
+    file = GGUFFile(write_gguf(tmp_path / "model.gguf", "llama", theirs("llama")))
+    file.metadata |= changes
+    assert config_values(file).get("rope_scaling") == scaling
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("llama.embedding_length", "wide", "llama.embedding_length in its header is 'wide', which is no int"),
+        ("llama.rope.freq_base", [1], "llama.rope.freq_base in its header is .*, which is no float"),
+        ("llama.block_count", 10**18, "has 1,000,000,000,000,000,000 layers and"),
+        ("llama.rope.dimension_count", 16, "rope.dimension_count must be the width of a head, 32"),
+        ("llama.feed_forward_length", 10**18, "asks for a tensor that no memory holds"),
+        ("tokenizer.chat_template", 5, "tokenizer.chat_template in its header is 5, which is no str"),
+    ],
+)
+def test_a_header_that_makes_no_sense_is_named(key, value, says, tmp_path, monkeypatch):
+    path = write_gguf(tmp_path / "model.gguf", "llama", theirs("llama"))
+    file = GGUFFile(path)
+    file.metadata[key] = value
+    monkeypatch.setattr("groundup.model.pretrained.GGUFFile", lambda path: file)
+    with pytest.raises(GroundupError, match=rf"model\.gguf.*{says}"):
+        open_pretrained(path).load()
+
+
 def test_any_cut_of_a_gguf_file_is_named_and_any_byte_is_read_or_refused(tmp_path):
     data = write_gguf(tmp_path / "model.gguf", "llama", theirs("llama")).read_bytes()
     path = tmp_path / "broken.gguf"
@@ -142,6 +177,8 @@ def test_an_unknown_architecture_and_kind_of_numbers_are_named(tmp_path):
     file.tensors["output.weight"] = gguf_tensor = file.tensors["output.weight"].__class__("output.weight", "Q5_K", (300, 96), 0)
     with pytest.raises(UsageError, match=r"output\.weight is stored as Q5_K, which is not supported"):
         file.blocks(gguf_tensor.name)
+    with pytest.raises(UsageError, match=r"output\.weight is stored as Q5_K"):
+        GGUFSource(file)  # and not only when that tensor's turn comes
     file.tensors["blk.0.ssm_in.weight"] = gguf_tensor
     with pytest.raises(GroundupError, match=r"blk\.0\.ssm_in\.weight belongs to no model"):
         GGUFSource(file)
@@ -248,6 +285,11 @@ def test_other_quantizations_and_what_is_no_model_are_refused(sharded, tmp_path)
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(UsageError, match="quant_method 'gptq' is not supported"):
         open_pretrained(folder).load()
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [1, 128]}})
+    )
+    with pytest.raises(UsageError, match=r"weight_block_size \[1, 128\] is not supported, only square blocks are"):
+        open_pretrained(folder).load()
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "rwkv"}))
     with pytest.raises(UsageError, match="model_type 'rwkv' is not supported"):
         open_pretrained(folder).load()
@@ -255,18 +297,51 @@ def test_other_quantizations_and_what_is_no_model_are_refused(sharded, tmp_path)
         open_pretrained(tmp_path / "nothing")
 
 
+def test_an_absent_head_means_tied_where_nothing_is_said_of_it(sharded):
+    folder, made = sharded
+    config = json.loads((folder / "config.json").read_text())
+    del config["tie_word_embeddings"]  # true in the model
+    (folder / "config.json").write_text(json.dumps(config))
+    tokens = torch.randint(0, 300, (2, 30), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(open_pretrained(folder).load()(tokens), made(tokens).logits, atol=1e-4, rtol=1e-4)
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    with pytest.raises(GroundupError, match=r"have no lm_head\.weight"):
+        open_pretrained(folder).load()
+
+
+def test_how_its_makers_draw_and_what_older_folders_name_elsewhere(sharded):
+    folder, _ = sharded
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "<s>"}, "eos_token": "</s>"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>"}))
+    for said, found in (({"top_k": 0, "temperature": 1}, {"temperature": 1.0}), ({"top_k": 5, "top_p": None}, {"top_k": 5}), ({}, {})):
+        (folder / "generation_config.json").write_text(json.dumps(said))
+        assert open_pretrained(folder).drawing == found
+    assert open_pretrained(folder).special == {"bos_token": "<s>", "eos_token": "<|end|>"}
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": "hot"}))
+    with pytest.raises(UsageError, match=r"generation_config\.json: temperature must be a number, not 'hot'"):
+        open_pretrained(folder).drawing  # noqa: B018
+    (folder / "chat_template.jinja").write_bytes(b"\xe9")
+    with pytest.raises(GroundupError, match=r"chat_template\.jinja cannot be read"):
+        open_pretrained(folder)
+
+
 def test_the_hub_is_asked_for_safe_files_alone_and_a_missing_network_is_said(sharded, monkeypatch):
     folder, _ = sharded
     asked = []
 
-    def download(repository: str, allow_patterns: list[str]) -> str:
-        asked.append((repository, allow_patterns))
+    def download(repository: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append((repository, allow_patterns, ignore_patterns))
         if repository == "owner/away":
             raise ConnectionError("no route to host")
         return shutil.copytree(folder, folder.with_name("cache"))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert open_pretrained("hub:owner/name").config.d_model == 96
-    assert asked[0][0] == "owner/name" and not any("bin" in pattern for pattern in asked[0][1])
+    repository, wanted, unwanted = asked[0]
+    files = ["config.json", "model-00001-of-00002.safetensors", "tokenizer.json", "chat_template.jinja"]
+    others = ["original/model.safetensors", "consolidated.safetensors", "pytorch_model.bin", "onnx/config.json"]
+    assert repository == "owner/name"
+    assert list(filter_repo_objects(files + others, allow_patterns=wanted, ignore_patterns=unwanted)) == files
     with pytest.raises(UsageError, match=r"hub:owner/away: the download failed \(no route to host\): check the network"):
         open_pretrained("hub:owner/away")

@@ -29,7 +29,7 @@ FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}
 def family_named(values: Mapping[str, Any], where: str = "config.json") -> Family:
     """The family of a ``config.json``'s content; UsageError for one that is not here."""
     name = values.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UsageError(f"{where}: model_type {name!r} is not supported; supported are {', '.join(FAMILIES)}")
     return FAMILIES[name]
 

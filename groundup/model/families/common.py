@@ -124,14 +124,11 @@ def read_heads(values: Values, *, n_kv_heads: int | None = None, head_dim: int |
 
 def read_windows(values: Values, default: Sequence[bool], default_window: int | None = 4096) -> list[int | None]:
     """The window of each layer: sliding_window where layer_types, or else the family's pattern, says that the layer slides."""
-    kinds = values.get("layer_types")
-    if kinds is None:
-        slides = list(default)
-    else:
-        for kind in kinds:
-            if kind not in (SLIDING, FULL):
-                raise UsageError(f"{values.where}: layer_types {kind!r} is not supported, only {SLIDING!r} and {FULL!r} are")
-        slides = [kind == SLIDING for kind in kinds]
+    kinds = values.entries("layer_types", [SLIDING if slides else FULL for slides in default])
+    for kind in kinds:
+        if kind not in (SLIDING, FULL):
+            raise UsageError(f"{values.where}: layer_types {kind!r} is not supported, only {SLIDING!r} and {FULL!r} are")
+    slides = [kind == SLIDING for kind in kinds]
     if len(slides) != values.whole("num_hidden_layers"):
         raise UsageError(f"{values.where}: layer_types has {len(slides)} entries for {values.whole('num_hidden_layers')} layers")
     window = read_window(values, default_window) if any(slides) else None

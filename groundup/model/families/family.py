@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -69,7 +70,12 @@ class Family:
 
     def read(self, values: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
         """``config`` of a ``config.json``; UsageError naming the key that is missing, or asks for what the decoder does not do."""
-        return self.config(Values(values, where))
+        try:
+            return self.config(Values(values, where))
+        except UsageError as error:  # of ``config.check``, which knows no file
+            if str(error).startswith(where):
+                raise
+            raise UsageError(f"{where}: {error}") from error
 
     def write(self, config: ModelConfig) -> dict[str, Any]:
         """``values`` with the names of family and class, token ids null; UsageError naming the field that this family cannot say."""
@@ -109,7 +115,7 @@ class Values:
     def number(self, key: str, default: float | None = None) -> float:
         """A number."""
         value = self.get(key, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
             raise UsageError(f"{self.where}: {key} must be a number, not {value!r}")
         return float(value)
 
@@ -123,9 +129,16 @@ class Values:
     def word(self, key: str, default: str, known: Mapping[str, Any]) -> Any:
         """What ``known`` says of a word."""
         value = self.get(key, default)
-        if value not in known:
+        if not isinstance(value, str) or value not in known:
             raise UsageError(f"{self.where}: {key} {value!r} is not supported, only {' and '.join(map(repr, known))}")
         return known[value]
+
+    def entries(self, key: str, default: Iterable[Any] = ()) -> list[Any]:
+        """A list."""
+        value = self.get(key, list(default))
+        if not isinstance(value, list):
+            raise UsageError(f"{self.where}: {key} must be a list, not {value!r}")
+        return value
 
     def table(self, key: str) -> dict[str, Any]:
         """An object; empty where the key is absent or null."""

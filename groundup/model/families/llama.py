@@ -45,7 +45,7 @@ def _llama_values(config: ModelConfig) -> dict[str, Any]:
 def _smollm3(values: Values) -> ModelConfig:
     mixer, mlp, norm = _parts(values, 2_000_000.0, n_kv_heads=4)
     n_layers, interval = values.whole("num_hidden_layers"), values.whole("no_rope_layer_interval", 4)
-    turns = values.get("no_rope_layers", [(i + 1) % interval != 0 for i in range(n_layers)])
+    turns = values.entries("no_rope_layers", [(i + 1) % interval != 0 for i in range(n_layers)])
     if len(turns) != n_layers:
         raise UsageError(f"{values.where}: no_rope_layers has {len(turns)} entries for {n_layers} layers")
     slides = values.flag("use_sliding_window")

@@ -66,7 +66,7 @@ def _moe(values: Values) -> ModelConfig:
         d_ff=values.whole("moe_intermediate_size", 768),
         router=Router(renormalize=values.flag("norm_topk_prob")),
     )
-    sparse = [i not in values.get("mlp_only_layers", []) and (i + 1) % step == 0 for i in range(n_layers)]
+    sparse = [i not in values.entries("mlp_only_layers") and (i + 1) % step == 0 for i in range(n_layers)]
     dense = mlp if all(sparse) else Dense(values.whole("intermediate_size", 6144))
     return common.assemble(values, (Layer(mixer, mlp if one else dense, norm) for one in sparse), norm, context=32_768)
 

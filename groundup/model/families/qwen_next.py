@@ -49,8 +49,8 @@ def _config(values: Values) -> ModelConfig:
     full, linear = _mixers(values)
     n_layers = values.whole("num_hidden_layers")
     step, every = values.whole("decoder_sparse_step", 1), values.whole("full_attention_interval", 4)
-    kinds = values.get("layer_types", [LINEAR if (i + 1) % every else common.FULL for i in range(n_layers)])
-    if len(kinds) != n_layers or not set(kinds) <= {LINEAR, common.FULL}:
+    kinds = values.entries("layer_types", [LINEAR if (i + 1) % every else common.FULL for i in range(n_layers)])
+    if len(kinds) != n_layers or any(kind not in (LINEAR, common.FULL) for kind in kinds):
         raise UsageError(f"{values.where}: layer_types must name {LINEAR!r} or {common.FULL!r} for each of {n_layers} layers")
     mlp = Experts(
         n_experts=values.whole("num_experts", values.get("num_local_experts", 512)),
@@ -60,7 +60,7 @@ def _config(values: Values) -> ModelConfig:
         shared=Dense(values.whole("shared_expert_intermediate_size", 512)),
         shared_gate=True,
     )
-    sparse = [i not in values.get("mlp_only_layers", []) and (i + 1) % step == 0 for i in range(n_layers)]
+    sparse = [i not in values.entries("mlp_only_layers") and (i + 1) % step == 0 for i in range(n_layers)]
     dense, norm = Dense(values.whole("intermediate_size", 5632)), full.qk_norm or Norm()
     layers = [Layer(linear if kind == LINEAR else full, mlp if one else dense, norm) for kind, one in zip(kinds, sparse, strict=True)]
     return common.assemble(values, layers, norm, context=32_768)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,15 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 class GGUFSource:
     """Tensors of a file by their Hugging Face names; see ``sources.Source``.
 
-    Raises UsageError for an architecture that is not supported, GroundupError for a tensor that no model of it has.
+    Raises UsageError for an architecture or a way to store numbers that is not supported, GroundupError for a tensor that no model has.
     """
 
     def __init__(self, file: GGUFFile) -> None:
         check_architecture(file)
         self.file, self.where = file, str(file.path)
         self._names = {hugging_face_name(name, self.where): name for name in file.tensors if name != _ROPE_FACTORS}
+        for name in file.tensors:
+            file.check_kind(name)
 
     def names(self) -> Collection[str]:
         """See ``Source``."""
@@ -98,35 +100,40 @@ def hugging_face_name(name: str, where: str) -> str:
 def config_values(file: GGUFFile) -> dict[str, Any]:
     """What ``config.json`` would say; UsageError for what is not supported, GroundupError naming a key that the header lacks."""
     check_architecture(file)
-    architecture, metadata = file.architecture, file.metadata
-    if architecture == "llama" and metadata.get("llama.expert_count"):
+    architecture = file.architecture
+    if architecture == "llama" and file.value("llama.expert_count", int):
         raise UsageError(f"{file.path}: a Llama with llama.expert_count is a Mixtral: get it as a folder of safetensors")
 
-    def said(key: str, default: Any = None) -> Any:
-        value = metadata.get(f"{architecture}.{key}", default)
-        if value is None:
+    def said(key: str, kind: type = int, default: Any = None) -> Any:
+        value = file.value(f"{architecture}.{key}", kind)
+        if value is None and default is None:
             raise GroundupError(f"{file.path} is broken: its header lacks {architecture}.{key}; get it again")
-        return value
+        return default if value is None else value
 
     n_heads, n_kv_heads = _heads(file)
-    d_model = said("embedding_length")
+    d_model, n_layers = said("embedding_length"), said("block_count")
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None:
         raise GroundupError(f"{file.path} is broken: it lacks token_embd.weight; get it again")
+    if n_layers > len(file.tensors):
+        raise GroundupError(f"{file.path} is broken: it has {n_layers:,} layers and {len(file.tensors):,} tensors; get it again")
+    head_dim = said("attention.key_length", default=said("rope.dimension_count", default=d_model // n_heads))
+    if said("rope.dimension_count", default=head_dim) != head_dim:
+        raise UsageError(f"{file.path}: {architecture}.rope.dimension_count must be the width of a head, {head_dim}, to be supported")
     values = {
         "model_type": architecture,
         "vocab_size": embedding.shape[0],
         "hidden_size": d_model,
         "intermediate_size": said("feed_forward_length"),
-        "num_hidden_layers": said("block_count"),
+        "num_hidden_layers": n_layers,
         "num_attention_heads": n_heads,
         "num_key_value_heads": n_kv_heads,
-        "head_dim": said("attention.key_length", said("rope.dimension_count", d_model // n_heads)),
+        "head_dim": head_dim,
         "max_position_embeddings": said("context_length"),
-        "rms_norm_eps": _shortest(said("attention.layer_norm_rms_epsilon")),
-        "rope_theta": _shortest(said("rope.freq_base", 10_000.0)),
+        "rms_norm_eps": _shortest(said("attention.layer_norm_rms_epsilon", float)),
+        "rope_theta": _shortest(said("rope.freq_base", float, 10_000.0)),
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        **_token_ids(metadata),
+        **_token_ids(file),
     }
     if architecture == "llama":
         values["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
@@ -149,8 +156,8 @@ def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _token_ids(metadata: Mapping[str, Any]) -> dict[str, int]:
-    ids = {f"{key}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id") for key in ("bos", "eos")}
+def _token_ids(file: GGUFFile) -> dict[str, int]:
+    ids = {f"{key}_token_id": file.value(f"tokenizer.ggml.{key}_token_id", int) for key in ("bos", "eos")}
     return {key: token for key, token in ids.items() if token is not None}
 
 
@@ -163,11 +170,12 @@ def _scaling(file: GGUFFile, head_dim: int, theta: float) -> dict[str, Any] | No
             raise UsageError(f"{file.path}: {_ROPE_FACTORS} is not of Llama 3's rotary scaling, which alone is supported as a table")
         return {"rope_type": "llama3", "factor": factor, **_LLAMA3}
     prefix = f"{file.architecture}.rope.scaling"
-    kind = file.metadata.get(f"{prefix}.type", "none")
+    factor = file.value(f"{prefix}.factor", float) or file.value(f"{file.architecture}.rope.scale_linear", float)  # the second is older
+    kind = file.value(f"{prefix}.type", str) or ("linear" if factor else "none")  # a factor alone is linear to llama.cpp
     if kind == "none":
         return None
-    found = {"rope_type": kind, "factor": file.metadata.get(f"{prefix}.factor", 1.0)}
-    original = file.metadata.get(f"{prefix}.original_context_length")
+    found = {"rope_type": kind, "factor": factor or 1.0}
+    original = file.value(f"{prefix}.original_context_length", int)
     return found | ({} if original is None else {"original_max_position_embeddings": original})
 
 

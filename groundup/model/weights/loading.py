@@ -40,8 +40,11 @@ def check_weights(source: Source, family: Family, config: ModelConfig) -> dict[s
 
     Raises GroundupError unless the source has exactly the tensors that the configuration asks for, in their shapes.
     """
-    with torch.device("meta"):
-        ours = Decoder(config).state_dict()
+    try:
+        with torch.device("meta"):
+            ours = Decoder(config).state_dict()
+    except RuntimeError as error:  # torch cannot even count so many numbers
+        raise GroundupError(f"{source.where}: the configuration asks for a tensor that no memory holds: get it again") from error
     maps = list(family.tensors(config))
     unread = set(source.names())
     names = _names_in(unread, maps, family)

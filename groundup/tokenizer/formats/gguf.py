@@ -47,19 +47,19 @@ def read(file: GGUFFile) -> dict[str, Any]:
     names, kinds = _list(file, "tokens"), _list(file, "token_type")
     if len(kinds) != len(names):
         raise GroundupError(f"{file.path}: its header has {len(names)} tokens and {len(kinds)} types of them; get the file again")
-    kind = file.metadata.get("tokenizer.ggml.model")
+    kind = file.value("tokenizer.ggml.model", str)
     if kind == "gpt2":
         return _byte_level(file, names, [int(i) for i in kinds])
     if kind == "llama":
         scores = _list(file, "scores")
         pieces = [Piece(name, float(score), int(i)) for name, score, i in zip(names, scores, kinds, strict=False)]
-        given = arguments_of(file.path, pieces, add_prefix=bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True)))
+        given = arguments_of(file.path, pieces, add_prefix=file.value("tokenizer.ggml.add_space_prefix", bool) is not False)
         return given | {"template": _template(file, adds_bos=True)}
     raise UsageError(f"{file.path}: its tokenizer is of the kind {kind!r}, which is not supported: only gpt2 and llama are")
 
 
 def _byte_level(file: GGUFFile, names: list[str], kinds: list[int]) -> dict[str, Any]:
-    named = file.metadata.get("tokenizer.ggml.pre")
+    named = file.value("tokenizer.ggml.pre", str)
     if named not in _RULES:
         raise UsageError(f"{file.path}: its pre-tokenizer {named!r} is not supported, only {', '.join(_RULES)} are")
     rules = _RULES[named]
@@ -94,8 +94,8 @@ def _template(file: GGUFFile, *, adds_bos: bool) -> Template:
     """What is put around a text; ``adds_bos`` where the header does not say."""
 
     def one(key: str, default: bool) -> tuple[int, ...]:
-        token = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        return (token,) if file.metadata.get(f"tokenizer.ggml.add_{key}_token", default) and token is not None else ()
+        token, adds = file.value(f"tokenizer.ggml.{key}_token_id", int), file.value(f"tokenizer.ggml.add_{key}_token", bool)
+        return (token,) if token is not None and (default if adds is None else adds) else ()
 
     return Template(one("bos", adds_bos), one("eos", False))
 
