@@ -285,6 +285,11 @@ def test_other_quantizations_and_what_is_no_model_are_refused(sharded, tmp_path)
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
     with pytest.raises(UsageError, match="quant_method 'gptq' is not supported"):
         open_pretrained(folder).load()
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [1, 128]}})
+    )
+    with pytest.raises(UsageError, match=r"weight_block_size \[1, 128\] is not supported, only square blocks are"):
+        open_pretrained(folder).load()
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "rwkv"}))
     with pytest.raises(UsageError, match="model_type 'rwkv' is not supported"):
         open_pretrained(folder).load()
