@@ -108,7 +108,7 @@ class Pretrained:
             raise UsageError(
                 f"{self._config_file}: quant_method {method!r} is not supported, only fp8 and mxfp4: get the model unquantized"
             )
-        if sides != sides[:1] * 2 or not isinstance(sides[0], int) or sides[0] < 1:
+        if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int) or sides[0] < 1:
             raise UsageError(f"{self._config_file}: weight_block_size {sides} is not supported, only square blocks are: get it unquantized")
         folder = SafetensorsFolder(self.path)
         return folder if method is None else Dequantized(folder, sides[0])
