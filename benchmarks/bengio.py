@@ -3,7 +3,7 @@
     python -m benchmarks.bengio --data novels.jsonl [--words 1000000] [--hidden 60] [--epochs 3] [--out benchmarks/results/bengio.json]
 
 The paper's network (no direct connections, n = 5, m = 30), mixed with an interpolated trigram, should come below modified Kneser-Ney, and
-that below the interpolated trigram: on the Brown corpus 252, 312 to 323, and 336. All count or train on the same words, and what is fitted
+that below the interpolated trigram: on the Brown corpus 252, 321 to 323, and 336. All count or train on the same words, and what is fitted
 on held-out words (weights of the trigram and of the mixture, the order of Kneser-Ney) is fitted on the same 200,000; words seen three
 times or less are one word, as in the paper. The network is trained by AdamW instead of plain gradient descent, its rate falling to zero.
 """

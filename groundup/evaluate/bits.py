@@ -58,7 +58,7 @@ def evaluate(
     n_bytes = n_tokens = 0
     document_nats = np.zeros(store.n_documents)
     every = 1 if max_tokens is None else max(1, math.ceil(store.n_tokens / max_tokens))
-    for batch in _windows(store, seq_len, stride or max(1, seq_len // 2), batch_size, every):
+    for batch in _windows(store, seq_len, max(1, seq_len // 2) if stride is None else stride, batch_size, every):
         data = to_tensors(batch, device, table)
         _, nats = model.loss(data.tokens, data.targets, data.documents, expert_log_p=data.expert_log_p, features=data.features)
         nats_each = nats.double().cpu().numpy()

@@ -176,7 +176,8 @@ def score_parts(
     The predictors are "model" and, with a prior, "network" and "counts" alone. Errors as in ``score_documents``.
     """
     sizes: list[Sizes] = []
-    seq_len = min(seq_len or model.seq_len, model.seq_len)
+    seq_len = model.seq_len if seq_len is None else min(seq_len, model.seq_len)
+    stride = max(1, seq_len // 2) if stride is None else stride
 
     def encoded() -> Iterator[tuple[Document, np.ndarray]]:
         for group in groups(documents):
@@ -198,5 +199,5 @@ def score_parts(
             token_bytes=model.tokenizer.n_bytes(np.arange(model.vocab_size)),
         )
     n_tokens = np.diff(store.document_starts) - len(model.prefix)
-    context = f"windows of {seq_len:,} tokens, stride {stride or max(1, seq_len // 2):,}"
+    context = f"windows of {seq_len:,} tokens, stride {stride:,}"
     return TextScore(model.name, tuple(sizes), score.document_bits, n_tokens, context), score.bits_per_byte

@@ -89,7 +89,7 @@ def compare(a: TaskResult, b: TaskResult) -> tuple[Mean, Mean]:
     return accuracy, ratio_of([x.bits - y.bits for x, y in zip(a.answers, b.answers, strict=True)], [x.n_bytes for x in a.answers])
 
 
-def run_task(model: LanguageModel, task: Task, *, kept: Path | None = None, seed: int = 0, progress: Progress | None = None) -> TaskResult:
+def run_task(model: LanguageModel, task: Task, *, kept: Path | None = None, progress: Progress | None = None) -> TaskResult:
     """Asks a model every item. ``kept`` is a file of answers so far: what it holds is not asked again, what comes is added to it.
 
     UsageError if ``kept`` is of another model or other items.
@@ -102,7 +102,7 @@ def run_task(model: LanguageModel, task: Task, *, kept: Path | None = None, seed
     while len(answers) < len(task.items):
         if progress:
             progress(task.name, len(answers), len(task.items))
-        new = _ask(model, task, task.items[len(answers) : len(answers) + size], seed)
+        new = _ask(model, task, task.items[len(answers) : len(answers) + size])
         if kept is not None:
             with kept.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(vars(answer)) + "\n" for answer in new)
@@ -112,7 +112,7 @@ def run_task(model: LanguageModel, task: Task, *, kept: Path | None = None, seed
     return TaskResult(model.name, task, tuple(answers))
 
 
-def _ask(model: LanguageModel, task: Task, items: Sequence[Item], seed: int) -> list[Answer]:
+def _ask(model: LanguageModel, task: Task, items: Sequence[Item]) -> list[Answer]:
     parts: list[tuple[int, Callable[[list[np.ndarray]], Answer]]] = []
     requests: list[tuple[str, str]] = []
     for item in items:
@@ -128,7 +128,7 @@ def _ask(model: LanguageModel, task: Task, items: Sequence[Item], seed: int) -> 
         for i, right in zip(words, likeliest(model, [c for c, _ in own], [t for _, t in own]).tolist(), strict=True):
             answers[i].right["exact"] = float(right)
     writings = [i for i, item in enumerate(items) if isinstance(item, Writing)]
-    for i, text in zip(writings, _written(model, [items[i] for i in writings], seed), strict=True):
+    for i, text in zip(writings, _written(model, [items[i] for i in writings]), strict=True):
         right = {"exact": float(items[i].check(text))}
         answers[i] = Answer(right, answers[i].bits, answers[i].n_bytes, text)
     return answers
@@ -184,11 +184,11 @@ def _answer(right: dict[str, float], nats: float, text: str, given: str) -> Answ
     return Answer(right, float(-nats / math.log(2)), len(text.encode()), given)
 
 
-def _written(model: LanguageModel, items: Sequence[Writing], seed: int) -> Iterator[str]:
+def _written(model: LanguageModel, items: Sequence[Writing]) -> Iterator[str]:
     """What the model writes greedily after each prompt, prompts of one task side by side."""
     if not items:
         return
-    texts = model.sample([i.prompt for i in items], max_tokens=items[0].max_tokens, temperature=0.0, seed=seed, stop=items[0].stop)
+    texts = model.sample([i.prompt for i in items], max_tokens=items[0].max_tokens, temperature=0.0, stop=items[0].stop)
     yield from (text.decode("utf-8", "replace") for text in texts)
 
 

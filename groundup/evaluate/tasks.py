@@ -19,6 +19,7 @@ from groundup.evaluate.records import Record, find_file, read_records
 from groundup.evaluate.sandbox import run_python
 
 Normalization = Literal["raw", "characters", "bytes", "tokens", "unconditional"]
+SHOTS_SEED = 1234
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Form = Literal["cloze", "letters"]
 
@@ -134,13 +135,13 @@ def letters_prompt(question: str, choices: Sequence[str]) -> str:
     return f"{question}{listed}\nAnswer:"
 
 
-def few_shots(records: Sequence[Record], at: int, n: int, render: Callable[[Record], str], seed: int = 1234) -> str:
-    """n solved examples other than the item itself, two line ends after each; drawn anew for each item from (seed, its place)."""
+def few_shots(records: Sequence[Record], at: int, n: int, render: Callable[[Record], str]) -> str:
+    """n solved examples other than the item itself, two line ends after each; drawn anew for each item, from its place."""
     if not n:
         return ""
     if len(records) <= n:
         raise UsageError(f"{records[0].where}: {n} examples beside each item were asked for and the file has {len(records)}: ask for fewer")
-    drawn = random.Random(seed * 1_000_003 + at).sample(range(len(records) - 1), n)
+    drawn = random.Random(SHOTS_SEED + at).sample(range(len(records) - 1), n)
     return "".join(render(records[i + (i >= at)]) + "\n\n" for i in drawn)
 
 

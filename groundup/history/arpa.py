@@ -31,6 +31,8 @@ from groundup.kernels import arpa_lines
 IMPOSSIBLE = -99.0
 """log10 of what is never seen, as SRILM writes it: an ARPA file has no -inf."""
 LINES_AT_ONCE = 1 << 18
+UNIGRAM_TOLERANCE = 0.01
+"""How far above one the sum of a file's 1-grams may be: some are written with two decimals. Below it, scores are only worse."""
 
 
 def write_arpa(model: NgramModel, path: str | os.PathLike[str]) -> None:
@@ -85,7 +87,7 @@ def read_arpa(path: str | os.PathLike[str], *, symbols: Symbols | None = None) -
     """Reads a model; its symbols are the words of the file (``<unk>``, ``<s>``, ``</s>`` first), unless others are given.
 
     Raises UsageError naming the line where the file is not what it says: wrong counts, words without a 1-gram, an n-gram twice or without
-    the shorter ones that it is made of (a hole), numbers that are none, or no end.
+    the shorter ones that it is made of (a hole), numbers that are none, or no end; and for 1-grams of more than probability one.
     """
     name = os.fspath(path)
     try:
@@ -213,7 +215,6 @@ class _Builder:
         suffix += np.repeat(starts[:-2], np.diff(starts[1:]))
         head = [np.zeros(1, token.dtype), np.zeros(1, suffix.dtype), np.full(1, 1 / (v - 1)), np.ones(1)]
         token, suffix, prob, backoff = (np.concatenate(pair) for pair in zip(head, (token, suffix, prob, backoff), strict=True))
-        prob[1 + self.symbols.begin] = 0
         notes = (f"not in the file, so of probability 0: {' '.join(missing[:5])}",) if missing else ()
         return NgramModel(
             Path(self.name).name,
@@ -239,6 +240,11 @@ class _Builder:
         self._sorted(section, ids)
         prob, backoff = np.zeros(v), np.ones(v)
         prob[ids], backoff[ids] = 10**section.log_prob, 10**section.log_backoff
+        prob[self.symbols.begin] = 0
+        if prob.sum() > 1 + UNIGRAM_TOLERANCE:
+            raise UsageError(
+                f"{self.name}: its 1-grams have a probability of {prob.sum():.4g} together, so its scores would promise too much"
+            )
         self.keys.append(np.arange(v))
         return np.arange(v), np.zeros(v, np.int64), prob, backoff
 

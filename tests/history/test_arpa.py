@@ -134,6 +134,12 @@ def test_a_broken_file_is_named_by_its_line(tmp_path: Path, old: str, new: str, 
     assert what in str(error.value)
 
 
+def test_more_than_probability_one_is_named(tmp_path: Path):
+    (tmp_path / "much.arpa").write_text(SMALL.replace("-0.4\t</s>", "-0.1\t</s>"))
+    with pytest.raises(UsageError, match=r"much\.arpa: its 1-grams have a probability of 1\.396 together"):
+        read_arpa(tmp_path / "much.arpa")
+
+
 def test_holes_and_ends_are_named(tmp_path: Path):
     write_arpa(model_of(SENTENCES, 3), tmp_path / "whole.arpa")
     lines = (tmp_path / "whole.arpa").read_text().split("\n")
