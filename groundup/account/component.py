@@ -53,6 +53,8 @@ class Component:
     """Whether its products are between tokens (queries and keys, or a token and a state), and not with weights."""
     own_cached: int = 0
     """Numbers that a cache holds for it when the sequence has been read: keys and values, latents, or a state."""
+    own_exchanges: int = 0
+    """Times in a forward pass that devices which share its matrices gather its input and scatter its output, B T D of each."""
     parts: tuple[Component, ...] = ()
     """What it is made of."""
 
@@ -92,6 +94,11 @@ class Component:
     def cached_numbers(self) -> int:
         """Numbers that a cache holds when the sequence has been read."""
         return self.own_cached + sum(p.cached_numbers for p in self.parts)
+
+    @cached_property
+    def exchanges(self) -> int:
+        """Times that devices which share its matrices gather and scatter B T D numbers in a forward pass; as often in backward."""
+        return self.own_exchanges + sum(p.exchanges for p in self.parts)
 
     @cached_property
     def backward_flops(self) -> int:

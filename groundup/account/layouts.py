@@ -211,6 +211,13 @@ class Counted:
         """Of all layers, for one sequence."""
         return sum(part.forward_flops for part in self.cost.tree.parts if part.name == "layers")
 
+    def exchanges(self, share: Share) -> tuple[int, int]:
+        """Times that tensor parallel devices gather and scatter a micro-batch's rows forward: of a share's embedding and head, and of its
+        layers."""
+        parts = {part.name: part for part in self.cost.tree.parts}
+        edges = share.embedding * parts["embedding"].exchanges + share.head * parts["head"].exchanges
+        return edges, sum(parts["layers"].parts[i].exchanges for i in share.layers)
+
     @cached_property
     def kinds(self) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
         """Its different layers, and which of them each layer is."""
@@ -360,13 +367,13 @@ class Spread:
         ring, volume = (o.data - 1) / o.data, self.graph.number_bytes * share.parameters
         times = {0: 2, 1: 2, 2: m + 1, 3: 3 * m}[o.zero]
         stream = self.graph.number_bytes * o.micro_batch * self.counted.seq_len * self.counted.config.d_model
-        passes = 6 if o.recompute == "layers" else 4
-        edge_passes = 2 * (share.embedding + share.head)
+        edges, layers = self.counted.exchanges(share)
+        passes = 2 * edges + (3 if o.recompute == "layers" else 2) * layers
         found = (
             Sent("gradients and weights" if o.zero else "gradients", times * ring * volume, "data"),
             Sent(
                 "activations within layers",
-                m * (passes * len(share.layers) + edge_passes) * 2 * (o.tensor - 1) / o.tensor * stream,
+                m * passes * 2 * (o.tensor - 1) / o.tensor * stream,
                 "tensor",
             ),
             Sent("activations between stages", 2 * o.interleave * m * stream / o.tensor if o.pipeline > 1 else 0.0, "pipeline"),

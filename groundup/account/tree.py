@@ -11,6 +11,7 @@ Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, F
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -49,11 +50,8 @@ def forward_pass(config: ModelConfig, tokens: int, cached: int = 0) -> Component
 
 def _model(config: ModelConfig, seq: _Sequence, prior_shape: tuple[int, int] | None) -> Component:
     t, d = seq.length, config.d_model
-    parts = [
-        Component(
-            "embedding", (Weight("embedding.weight", (config.vocab_size, d), "table"),), own_work=work.lookup(t, config.vocab_size, d)
-        )
-    ]
+    rows = Weight("embedding.weight", (config.vocab_size, d), "table")
+    parts = [Component("embedding", (rows,), own_work=work.lookup(t, config.vocab_size, d), own_exchanges=1)]
     if config.hash_embedding is not None:
         table = Weight("hash_embedding.weight", (config.hash_embedding.n_rows, d), "table")
         parts.append(Component("hash_embedding", (table,), own_work=work.hashed_lookup(config.hash_embedding, t, d)))
@@ -70,7 +68,7 @@ def _model(config: ModelConfig, seq: _Sequence, prior_shape: tuple[int, int] | N
     matrix = () if config.tied else (Weight("head.weight", (config.vocab_size, d), "head"),)
     bias = (Weight("head_bias", (config.vocab_size,), "vector"),) if config.head_bias else ()
     made = work.head(seq.logits, d, config.vocab_size, bias=config.head_bias, run=seq.executed_as)
-    parts.append(Component("head", matrix + bias, 2 * seq.logits * d * config.vocab_size, own_work=made))
+    parts.append(Component("head", matrix + bias, 2 * seq.logits * d * config.vocab_size, own_work=made, own_exchanges=1))
     if config.prior is not None and prior_shape is not None:
         parts.append(prior_gate(d, *prior_shape, tokens=t))
     softcap = config.logit_softcap is not None
@@ -177,6 +175,7 @@ def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Comp
             mlp, last = _experts(f"{name}.mlp", layer.mlp, d, seq), _last_of_experts(f"{name}.mlp", layer.mlp)
         case Dense():
             mlp, last = _dense(f"{name}.mlp", layer.mlp, d, seq), f"{name}.mlp.down"
+    mixer, mlp = (replace(branch, own_exchanges=1) for branch in (mixer, mlp))
     parts = (
         mixer.recomputed(f"{name}.mixer.output") if policy == "attention" else mixer,
         mlp.recomputed(last) if policy == "mlp" else mlp,
