@@ -68,7 +68,18 @@ def samples() -> str:
     return table(("model", "it writes"), [(name, f"`{text.replace('`', chr(39))}`") for name, text in found])
 
 
+def bengio() -> str:
+    """Perplexities in Bengio's setting, beside those that the paper has on another text."""
+    found = load("bengio")
+    ours, paper = found["perplexity"]["test"], found["paper"]
+    names = ("mixed", "modified Kneser-Ney", "interpolated trigram", "network")
+    rows = [(name, f"{ours[name]:.1f}", paper.get(name, "")) for name in names]
+    size = f"{found['setting']['words']:,} words, a vocabulary of {found['setting']['vocab_size']:,}"
+    return table((size, "perplexity of held-out words", "in the paper, on Brown"), rows)
+
+
 HISTORY: dict[str, Callable[[], str]] = {
+    "road-bengio": bengio,
     "road-stops": stops,
     "road-setting": setting,
     "road-compressed": compressed,
