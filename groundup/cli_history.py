@@ -111,10 +111,25 @@ def show(road: Road, seconds: float) -> None:
             *(Line(cell[:room] if i == 7 else cell, style="bold" if r.bits_per_byte == best else "") for i, cell in enumerate(row[:shown]))
         )
     console.print(table)
+    for line in entropy_lines(road):
+        console.print(f"[dim]{line}[/dim]", soft_wrap=True)
     for c in road.compressed:
         after = f", {c.after_training:.3f} after {format_bytes(c.training_bytes)} of training text" if c.training_bytes else ""
         console.print(f"[dim]{c.name:>10}  {c.bits_per_byte:.3f} bits/byte alone{after}[/dim]", soft_wrap=True)
     console.print(f"{format_seconds(seconds)} of {format_seconds(road.budget_s)}")
+
+
+def entropy_lines(road: Road) -> list[str]:
+    """Shannon's entropies, of letters beside his own of English."""
+    from groundup.history.shannon import ENGLISH_1951
+
+    lines = []
+    for kind, found in road.entropies.items():
+        his = f"; English in 1951: {' '.join(f'{x:.2f}' for x in ENGLISH_1951)}" if kind != "bytes" else ""
+        lines.append(
+            f"{kind:>10}  F0 to F{len(found) - 1}, bits a symbol after 0, 1, ... others: {' '.join(f'{x:.2f}' for x in found)}{his}"
+        )
+    return lines
 
 
 def cells(r: Result) -> tuple[str, ...]:

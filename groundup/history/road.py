@@ -9,6 +9,7 @@ it was stopped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -17,10 +18,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from groundup.account import format_bytes, format_seconds
 from groundup.errors import UsageError
 from groundup.files import disk_errors, write_file
 from groundup.history.compressors import Compressed, available, compress
+from groundup.history.counting import documents
+from groundup.history.shannon import LETTERS, entropies, to_letters
 from groundup.history.stops import STOPS, TODAY
 from groundup.history.study import Result, Stop, Text, read_text, run_stop
 from groundup.runfolder import environment
@@ -33,6 +38,8 @@ AFTER_SHARE, AFTER_S = 0.01, 3.5
 """Of the budget, and seconds of a processor besides, for table, picture and page, and for starting Python before the clock does."""
 MOST_BUSY = 3.0
 """Seconds that a second of the processor is believed to take at most: reading the text, which tells, may have waited for a disk."""
+ENTROPY_BYTES, LONGEST = 2_000_000, 3
+"""How much of the text Shannon's entropies are measured on, and of blocks of how many symbols: longer ones would be rare there."""
 LEAST_SHARE_S = 1.0
 """A stop's share below which its numbers would mean nothing."""
 
@@ -65,6 +72,8 @@ class Road:
     """Finished stops, in the order of their years."""
     compressed: list[Compressed] = field(default_factory=list)
     """What compressors make of the same bytes."""
+    entropies: dict[str, list[float]] = field(default_factory=dict)
+    """Shannon's F_0, F_1, ... of a part of the training text, in bits a symbol, by kind of symbol."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Stops that could not be had, each with its reason."""
     spent_s: float = 0.0
@@ -152,6 +161,8 @@ def travel(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
+        if not road.entropies:
+            road.entropies = measured_entropies(text)
         if not road.compressed:
             names = available()
             joined, held_out = b"".join(text.train), b"".join(text.test)
@@ -162,6 +173,17 @@ def travel(
     finally:  # an attempt that ends here is paid for too
         keep()
     return road
+
+
+def measured_entropies(text: Text) -> dict[str, list[float]]:
+    """Shannon's F_0 .. F_LONGEST of a part of the training text, as 27 letters and as bytes; of letters only where there are any."""
+    parts = documents(text, ENTROPY_BYTES)
+    kinds = {"27 letters": ([to_letters(part.astype(np.uint8).tobytes()) for part in parts], len(LETTERS)), "bytes": (parts, 256)}
+    found = {}
+    for name, (symbols, n_symbols) in kinds.items():
+        with contextlib.suppress(UsageError):  # no blocks of so many
+            found[name] = entropies(symbols, n_symbols=n_symbols, longest=LONGEST).tolist()
+    return found
 
 
 def _do(road: Road, stop: Stop, text: Text, share: float, listener: Listener) -> None:
@@ -191,7 +213,7 @@ def read_road(folder: Path) -> Road:
 
 def from_record(values: dict[str, Any]) -> Road:
     """A road from its fields as plain JSON types; what else there is, as in a benchmark's result file, is left."""
-    known = {f.name: values[f.name] for f in fields(Road)}
+    known = {f.name: values[f.name] for f in fields(Road) if f.name in values}
     results = [Result(**{**r, "interval": r["interval"] and tuple(r["interval"])}) for r in values["results"]]
     return Road(**known | {"results": results, "compressed": [Compressed(**c) for c in values["compressed"]]})
 

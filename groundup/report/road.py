@@ -14,7 +14,7 @@ import numpy as np
 from groundup.account.budget import format_bytes, format_count, format_flops, format_seconds
 from groundup.files import write_bytes
 from groundup.history.road import Road, title
-from groundup.history.shannon import HUMAN_1951
+from groundup.history.shannon import ENGLISH_1951, HUMAN_1951
 from groundup.history.study import Result
 from groundup.report.curves import spread
 from groundup.report.figure import BLUE, GREEN, INK, MUTED, PAPER, VERMILLION, Plot, draw, label_ends, log_ticks
@@ -233,11 +233,14 @@ def page(road: Road, plot: Plot) -> str:
         (c.name, f"{c.bits_per_byte:.4f}", f"{c.after_training:.4f}" if c.training_bytes else "", format_bytes(c.training_bytes))
         for c in road.compressed
     ]
+    shannon = [(kind, *(f"{x:.3f}" for x in found)) for kind, found in road.entropies.items()]
+    shannon += [("English in 27 letters, Shannon 1951", *map(str, ENGLISH_1951))]
     sections = [
         f'<h1>The road from counts to transformers</h1><p class="muted">{html.escape(about)}</p><p class="lead">{lead}</p>',
         f'<div class="plots"><figure class="wide" role="img" aria-label="{html.escape(plot.title, quote=True)}">{plot.svg}</figure></div>',
         section("The stops", table(names, rows)),
         section("What they write", samples),
+        section("Entropies of blocks, bits a symbol", table(("", *(f"F{i}" for i in range(len(ENGLISH_1951)))), shannon)),
         section("Compressors", table(("", "alone", "after the training text's end", "of"), compressed)),
         section("Where it ran", table(("", ""), road.environment.items())),
     ]

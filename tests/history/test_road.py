@@ -55,6 +55,9 @@ def test_a_road_end_to_end(corpus, tmp_path, monkeypatch):
         assert (r.training_flops is None) == (r.family == "counting")
         assert r.interval is None or r.interval[0] <= r.bits_per_byte <= r.interval[1]
     assert by_key["bengio-mix"].bits_per_byte < by_key["unigram"].bits_per_byte
+    letters, symbols = found.entropies["27 letters"], found.entropies["bytes"]
+    assert letters[0] == pytest.approx(math.log2(27)) and symbols[0] == 8
+    assert letters == sorted(letters, reverse=True) and symbols == sorted(symbols, reverse=True)  # longer blocks leave less open
     assert read_road(out) == found
     again = travel([str(corpus)], found.budget_s, choose(keys[:3]), out, **still)
     assert again.results == found.results
