@@ -25,6 +25,9 @@ COLUMNS = ("year", "model", "params", "FLOPs", "seconds", "bits/byte", "95 %", "
 SHOWN_SAMPLE, LEAST_SAMPLE = 60, 12
 """Most and fewest characters of a sample in the table."""
 
+START_S = 5.0
+"""Seconds of a processor that starting Python may have taken: a process that has used more did other things before."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -49,7 +52,7 @@ class History:
 
     def run(self) -> None:
         """Does the stops, then prints the table and writes the pictures."""
-        began = time.monotonic() - time.process_time()  # what Python took to start counts too
+        began = time.monotonic() - min(time.process_time(), START_S)  # what Python took to start counts too
         if self.play:
             self._play()
             return

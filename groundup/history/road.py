@@ -34,8 +34,8 @@ from groundup.tokenizer import Tokenizer
 RECORD = "history.json"
 COMPRESSION_SHARE = 0.05
 """Of the budget, for all compressors together."""
-AFTER_SHARE, AFTER_S = 0.01, 3.5
-"""Of the budget, and seconds of a processor besides, for table, picture and page, and for starting Python before the clock does."""
+AFTER_SHARE, AFTER_S = 0.01, 2.5
+"""Of the budget, and seconds of a processor besides, for table, picture and page."""
 MOST_BUSY = 3.0
 """Seconds that a second of the processor is believed to take at most: reading the text, which tells, may have waited for a disk."""
 ENTROPY_BYTES, LONGEST = 2_000_000, 3
