@@ -129,9 +129,7 @@ def entropy_lines(road: Road) -> list[str]:
     lines = []
     for kind, found in road.entropies.items():
         his = f"; English in 1951: {' '.join(f'{x:.2f}' for x in ENGLISH_1951)}" if kind != "bytes" else ""
-        lines.append(
-            f"{kind:>10}  F0 to F{len(found) - 1}, bits a symbol after 0, 1, ... others: {' '.join(f'{x:.2f}' for x in found)}{his}"
-        )
+        lines.append(f"{kind:>10}  F0 to F{len(found) - 1} in bits a symbol: {' '.join(f'{x:.2f}' for x in found)}{his}")
     return lines
 
 
