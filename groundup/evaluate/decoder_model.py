@@ -14,7 +14,7 @@ from torch import Tensor
 from groundup.data import Document, TokenStore, evaluation_windows, write_shards
 from groundup.errors import UsageError
 from groundup.evaluate.bits import evaluate
-from groundup.evaluate.protocol import FromPredictor, cut
+from groundup.evaluate.protocol import FromPredictor, OfTokenizer, cut
 from groundup.evaluate.ranks import ranks_of
 from groundup.evaluate.text import Sizes, TextScore, groups, sizes_of
 from groundup.infer.generate import Reader, generate_batch
@@ -28,7 +28,7 @@ TOKENS_AT_ONCE = 1 << 13  # of a batch
 ROWS_AT_ONCE = 64  # texts written side by side
 
 
-class DecoderModel(FromPredictor):
+class DecoderModel(OfTokenizer, FromPredictor):
     """A ``LanguageModel``, ``Ranker`` and ``Predictor`` of a decoder.
 
     It reads texts of any length: the network through windows of seq_len tokens with stride seq_len / 2, in which short texts are packed,
@@ -55,18 +55,6 @@ class DecoderModel(FromPredictor):
         self.vocab_size = tokenizer.vocab_size
         self.prefix = (tokenizer.end_of_text,) if prefix is None else tuple(prefix)
         self.stops = tuple(stops)
-
-    def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
-        """Ids; texts of special tokens are text like any other."""
-        return self.tokenizer.encode_ordinary(text).astype(np.int64)
-
-    def decode(self, tokens: Int64[np.ndarray, " n"]) -> bytes:
-        """Bytes, exactly."""
-        return self.tokenizer.decode_bytes(tokens)
-
-    def n_bytes(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Source bytes of each token."""
-        return self.tokenizer.n_bytes(tokens)
 
     def log_probs(
         self, contexts: Sequence[Int64[np.ndarray, " _"]], targets: Sequence[Int64[np.ndarray, " _"]]

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from groundup.errors import GroundupError, UsageError
+from groundup.tokenizer import Tokenizer
 
 SUM_TOLERANCE = 1e-4
 """How far from one the sum of a distribution may be: float32 softmax over 10^5 tokens stays well inside."""
@@ -106,6 +107,24 @@ def checked(p: np.ndarray, name: str) -> Float64[np.ndarray, " v"]:
             "no score or code can rest on them"
         )
     return p.astype(np.float64, copy=False)
+
+
+class OfTokenizer:
+    """Mixin: ``encode``, ``decode`` and ``n_bytes`` of what has one of ``groundup.tokenizer``."""
+
+    tokenizer: Tokenizer
+
+    def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
+        """Ids; texts of special tokens are text like any other."""
+        return self.tokenizer.encode_ordinary(text).astype(np.int64)
+
+    def decode(self, tokens: Int64[np.ndarray, " n"]) -> bytes:
+        """Bytes, exactly."""
+        return self.tokenizer.decode_bytes(tokens)
+
+    def n_bytes(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """Source bytes of each token."""
+        return self.tokenizer.n_bytes(tokens)
 
 
 class FromPredictor:

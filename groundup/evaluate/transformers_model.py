@@ -16,7 +16,7 @@ from torch import Tensor
 
 from groundup.data.formats import require
 from groundup.errors import UsageError
-from groundup.evaluate.protocol import FromPredictor, cut
+from groundup.evaluate.protocol import FromPredictor, OfTokenizer, cut
 from groundup.evaluate.ranks import ranks_of
 from groundup.tokenizer import Tokenizer
 
@@ -25,7 +25,7 @@ LEAST_SAVED = 4  # tokens, for which rows are joined
 ROWS_AT_ONCE = 16  # texts written side by side
 
 
-class TransformersModel(FromPredictor):
+class TransformersModel(OfTokenizer, FromPredictor):
     """A ``LanguageModel``, ``Ranker`` and ``Predictor``.
 
     Texts that begin alike are read as one (``Pack``); what is read is sorted by length and padded on the right, where causal attention
@@ -58,18 +58,6 @@ class TransformersModel(FromPredictor):
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: transformers cannot open it ({str(error).partition(chr(10))[0]})") from error
         return cls(model, tokenizer, name=gguf_file.removesuffix(".gguf") if gguf_file else Path(path).name)
-
-    def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
-        """Ids; texts of special tokens are text like any other."""
-        return self.tokenizer.encode_ordinary(text).astype(np.int64)
-
-    def decode(self, tokens: Int64[np.ndarray, " n"]) -> bytes:
-        """Bytes, exactly."""
-        return self.tokenizer.decode_bytes(tokens)
-
-    def n_bytes(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Source bytes of each token."""
-        return self.tokenizer.n_bytes(tokens)
 
     def log_probs(
         self, contexts: Sequence[Int64[np.ndarray, " _"]], targets: Sequence[Int64[np.ndarray, " _"]]

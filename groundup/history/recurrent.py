@@ -8,6 +8,7 @@ Shapes: T steps, B rows, D hidden units, S remembered states. Time comes first, 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float, Int
@@ -118,7 +119,7 @@ def attend(
     return torch.where(seen.any(1)[:, None], weights, 0.0) @ memory
 
 
-class _Recurrent(nn.Module):
+class _Recurrent(nn.Module, ABC):
     """Input table, recurrence, head: what the three networks here share.
 
     The symbols are one-hot vectors, as in Elman (1990), so W x_t is a row of a table and takes no product.
@@ -143,8 +144,9 @@ class _Recurrent(nn.Module):
         """Hidden states of every position, and what is carried to the next symbols."""
         return self._recur(lookup(self.inputs, symbols.T.contiguous()) + self.bias, state)
 
+    @abstractmethod
     def _recur(self, inputs: Float[Tensor, "t b g"], state: State) -> tuple[Float[Tensor, "b t d"], State]:
-        raise NotImplementedError
+        """Hidden states and state after inputs of every gate."""
 
 
 class Elman(_Recurrent):

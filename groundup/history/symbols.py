@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from groundup.errors import UsageError
+from groundup.evaluate.protocol import OfTokenizer
 from groundup.tokenizer import Tokenizer
 
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
@@ -143,7 +144,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(OfTokenizer):
     """The tokens of a tokenizer; ``<|endoftext|>`` is the begin symbol."""
 
     tokenizer: Tokenizer
@@ -163,15 +164,3 @@ class Tokens:
     def names(self) -> tuple[str, ...]:
         """``<41>`` for token 41."""
         return tuple(BEGIN if token == self.begin else f"<{token}>" for token in range(self.vocab_size))
-
-    def encode(self, text: str | bytes) -> Int64[np.ndarray, " n"]:
-        """Ids; texts of special tokens are text like any other."""
-        return self.tokenizer.encode_ordinary(text).astype(np.int64)
-
-    def decode(self, tokens: Int64[np.ndarray, " n"]) -> bytes:
-        """Bytes, exactly."""
-        return self.tokenizer.decode_bytes(tokens)
-
-    def n_bytes(self, tokens: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """Source bytes of each token."""
-        return self.tokenizer.n_bytes(tokens)

@@ -10,6 +10,7 @@ Shapes: B batch, T query length, S key length, D width, H heads, E = D / H, L la
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from jaxtyping import Float, Int
@@ -82,7 +83,7 @@ class PreNormLayer(_Layer):
         return x + linear(gelu(linear(normed, self.up, self.up_bias)), self.down, self.down_bias), k, v
 
 
-class _Transformer(nn.Module):
+class _Transformer(nn.Module, ABC):
     """Embedding, layers, and the embedding once more as the head."""
 
     carries = False
@@ -103,9 +104,9 @@ class _Transformer(nn.Module):
         """No keys and values yet."""
         return ()
 
+    @abstractmethod
     def embed(self, symbols: Int[Tensor, "b t"], first: int) -> Float[Tensor, "b t d"]:
         """Vectors of symbols at the positions from ``first`` on."""
-        raise NotImplementedError
 
     def read(self, symbols: Int[Tensor, "b t"], state: State) -> tuple[Float[Tensor, "b t d"], State]:
         """The last layer's output at every position, and every layer's keys and values."""
