@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from groundup.account.measured import Measured
     from groundup.kernels.choices import Choice
 
+LOOPS = {
+    "exponentials": "an exponential",
+    "softmax": "a score through a softmax",
+    "rotation": "a number of a head turned by PyTorch's operations",
+    "norm": "a number of a head normalized by them",
+    "heads": "a number of a head normalized and turned in one loop",
+}
 QUIET = 0.8  # of the processor's time; with less, rates are what others left over
 
 
@@ -81,10 +88,7 @@ def show(measured: Measured, choices: list[Choice]) -> None:
         title="\nReading and writing",
     )
     rest = [("a small operation, with its gradient's bookkeeping", format_seconds(first.dispatch_s))]
-    if first.exponentials_per_s:
-        rest.append(("an exponential", f"{1e9 / first.exponentials_per_s:.2f} ns"))
-    if first.turned_per_s:
-        rest.append(("a number of a head normalized and turned", f"{1e9 / first.turned_per_s:.2f} ns"))
+    rest += [(LOOPS[loop], f"{1e9 / rate:.2f} ns") for loop, rate in first.loop_rates]
     if measured.all_reduce_bytes_per_s:
         rest.append((f"sum over {measured.ranks} ranks", format_bytes(measured.all_reduce_bytes_per_s) + "/s"))
     rest += [("peak that utilization is of", format_flops(first.peak_flops) + "/s"), ("memory", format_bytes(measured.memory_bytes))]

@@ -462,7 +462,12 @@ def _coerce(hint: Any, value: Any, where: str) -> Any:
             raise UsageError(f"{where}: expected an object, got {value!r}")
         return from_dict(typing.cast(type, hint), value, where)
     if origin is tuple:
-        return tuple(_coerce(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{where}: expected a list, got {value!r}")
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(value) != len(kinds):
+            raise UsageError(f"{where}: expected {len(kinds)} values, got {value!r}")
+        return tuple(_coerce(kind, v, f"{where}[{i}]") for i, (kind, v) in enumerate(zip(kinds, value, strict=True)))
     if origin is Literal:
         if value not in args:
             raise UsageError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")

@@ -12,7 +12,15 @@ from groundup.errors import UsageError
 from groundup.kernels.attention import choose_backend
 from groundup.kernels.choices import kernel_choices
 
-CEILINGS = Ceilings("two cores", "fp32", ((4.0, 1e9), (64.0, 2e9)), ((1e5, 3e10), (1e8, 1e10)), 1e-5, 4e8, 3e8, peak_flops=4e9)
+CEILINGS = Ceilings(
+    "two cores",
+    "fp32",
+    ((4.0, 1e9), (64.0, 2e9)),
+    ((1e5, 3e10), (1e8, 1e10)),
+    1e-5,
+    (("exponentials", 4e8), ("heads", 3e8)),
+    peak_flops=4e9,
+)
 HALF = Ceilings("two cores", "bf16", ((4.0, 1e9),), ((1e5, 3e10),), 1e-5, peak_flops=1e9)
 
 

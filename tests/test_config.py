@@ -147,12 +147,23 @@ def test_nonsense_is_refused_by_name(config, what):
         ({"tied": 1}, "config.tied"),
         ({"width": 3}, "unknown key 'width'"),
         ({"layers": [{"mixer": 3}]}, "config.layers"),
+        ({"layers": 5}, "config.layers: expected a list"),
         ({"embedding_norm": {"kind": "batch"}}, "'batch' is not one of"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(change, what):
     with pytest.raises(UsageError, match=what):
         from_dict(ModelConfig, to_dict(WHOLE) | change)
+
+
+def test_a_pair_has_two_values_each_of_its_own_kind():
+    @dataclasses.dataclass(frozen=True)
+    class Named:
+        pairs: tuple[tuple[str, float], ...]
+
+    assert from_dict(Named, {"pairs": [["a", 1], ["b", 2.5]]}) == Named((("a", 1.0), ("b", 2.5)))
+    with pytest.raises(UsageError, match=r"pairs\[0\]: expected 2 values"):
+        from_dict(Named, {"pairs": [["a", 1.0, 2.0]]})
 
 
 def test_a_missing_key_is_named():

@@ -9,6 +9,7 @@ Symbols: T tokens of one sequence, H heads, K kv heads, G = H / K, E head_dim.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from groundup.account.execution import Execution
 from groundup.account.work import Pass, Product, StepWork, Work, norm
@@ -68,7 +69,8 @@ class AttentionWork:
         width = self.q + 2 * self.kv
         joined = 0 if self.run.compiled else 2 * self.d_model * width // self.t  # read and written
         if self.in_one_loop:
-            return StepWork((Pass(width, width, joined, turned=width, calls=8),), (Pass(2 * width, width, joined, turned=width, calls=8),))
+            forward, backward = (Pass(times * width, width, joined, loop="heads", looped=width, calls=8) for times in (1, 2))
+            return StepWork((forward,), (backward,))
         turned = self.q + self.kv
         if self.run.compiled:
             one = (Pass(turned, turned),)
@@ -77,8 +79,8 @@ class AttentionWork:
         if self.run.attention_block is not None:  # queries scaled, keys and values laid out by heads
             forward.append(Pass(width, width, calls=3))
         if self.config.rotary is not None:  # four products of halves, a difference and a sum of them, then the halves joined
-            forward.append(Pass(5 * turned, 4 * turned, calls=14))
-            backward.append(Pass(6 * turned, 5 * turned, calls=16))
+            forward.append(Pass(5 * turned, 4 * turned, loop="rotation", looped=turned, calls=14))
+            backward.append(Pass(6 * turned, 5 * turned, loop="rotation", looped=turned, calls=16))
         if self.config.key_offset:
             forward.append(Pass(3 * self.kv, 4 * self.kv, calls=6))
             backward.append(Pass(3 * self.kv, 3 * self.kv, calls=8))
@@ -97,8 +99,9 @@ class AttentionWork:
         """Q K^T and its softmax; back, dQ = dS K and dK = dS^T Q, in a fused kernel after the scores once more."""
         if self.run.attention_block is None:
             flops = 2 * self.config.n_heads * self.config.head_dim * self.pairs
-            seen = Pass(self.q + self.kv, 0, exponentials=self.config.n_heads * self.pairs, flops=flops)
-            back = Pass(self.q + self.kv, self.q + self.kv, exponentials=self.config.n_heads * self.pairs, flops=3 * flops)
+            taken: dict[str, Any] = {"loop": "exponentials", "looped": self.config.n_heads * self.pairs}
+            seen = Pass(self.q + self.kv, 0, flops=flops, **taken)
+            back = Pass(self.q + self.kv, self.q + self.kv, flops=3 * flops, **taken)
             return StepWork((seen,), (back,))
         a, (groups, kv, e) = self.config, self._sizes()
         forward: list[Work] = []
@@ -107,9 +110,11 @@ class AttentionWork:
             scored = a.n_heads * n * s
             forward.append(Product(groups * n, e, s, kv, "count"))
             if self.in_one_loop:
-                forward.append(Pass(scored, scored, exponentials=min(scored, a.n_heads * self.pairs * n // self.t), calls=3))
-            else:
-                forward.append(Pass(2 * scored, 2 * scored, calls=12))  # with the mask made and added
+                taken = min(scored, a.n_heads * self.pairs * n // self.t)
+                forward.append(Pass(scored, scored, loop="exponentials", looped=taken, calls=3))
+            else:  # the mask of a sequence is made and added to the scores of all heads
+                forward.append(Pass(scored + 2 * n * s, scored + 2 * n * s, calls=11))
+                forward.append(Pass(scored, scored, loop="softmax", looped=scored))
             backward += [Product(groups * n, s, e, kv, "count"), Product(s, groups * n, e, kv, "count")]
             backward += [Pass(2 * scored, scored), Pass(2 * kv * s * e + a.n_heads * n * e, kv * s * e + a.n_heads * n * e, calls=2)]
         return StepWork(tuple(forward), tuple(backward))

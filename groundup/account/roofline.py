@@ -18,7 +18,7 @@ from groundup.account.cost import Cost, cost
 from groundup.account.devices import Device
 from groundup.account.execution import CPU, GPU, Execution
 from groundup.account.updates import update_work
-from groundup.account.work import Pass, Product, Work
+from groundup.account.work import MASTER_BYTES, Loop, Pass, Product, Work
 from groundup.account.workload import Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
@@ -46,10 +46,8 @@ class Ceilings:
     """(bytes that one operation moves, bytes/s), bytes rising: caches make small operations faster."""
     dispatch_s: float
     """Seconds that an operation takes however small it is."""
-    exponentials_per_s: float | None = None
-    """Exponentials a second where their numbers are in cache, or None where they never bind."""
-    turned_per_s: float | None = None
-    """Numbers of heads a second that the processor's loop normalizes and turns, or None where there is no such loop."""
+    loop_rates: tuple[tuple[Loop, float], ...] = ()
+    """(loop, numbers/s) of passes that take longer than their bytes where their numbers are in cache; one that is not here never binds."""
     overlapped: bool = False
     """Whether the next operation is dispatched while one runs, as on a GPU."""
     workers: int = 1
@@ -62,9 +60,12 @@ class Ceilings:
     """Rental price, if known."""
     source: str = "measured"
     """Where the numbers are from."""
+    masters: Ceilings | None = None
+    """What it attains in fp32, in which the optimizer works; None: the same as in this precision."""
 
     def __post_init__(self) -> None:
-        numbers = [x for pairs in (self.product_rates, self.bandwidths) for pair in pairs for x in pair] + [self.peak_flops]
+        numbers = [x for pairs in (self.product_rates, self.bandwidths) for pair in pairs for x in pair]
+        numbers += [self.peak_flops, *(rate for _, rate in self.loop_rates)]
         if not self.product_rates or not self.bandwidths or min(numbers) <= 0 or self.dispatch_s < 0 or self.workers < 1:
             raise UsageError(f"{self.name}: rates, bandwidths, the peak and the workers must be above 0, and dispatch_s at least 0")
 
@@ -105,6 +106,10 @@ class Ceilings:
         """Bytes/s of an operation that moves so many."""
         return _between(self.bandwidths, n_bytes)
 
+    def loop_rate(self, loop: Loop | None) -> float:
+        """Numbers/s of a loop, infinite for one that was not measured."""
+        return next((rate for name, rate in self.loop_rates if name == loop), math.inf)
+
     def workers_for(self, batch_size: int, seq_len: int) -> int:
         """How many workers share a micro-batch of so many sequences."""
         return max(1, min(self.workers, batch_size, batch_size * seq_len // self.tokens_a_worker))
@@ -140,7 +145,7 @@ class Parts(NamedTuple):
     memory: float = 0.0
     """Bytes / bandwidth."""
     loops: float = 0.0
-    """Exponentials, and numbers of heads that are turned, by their rates."""
+    """Numbers of loops, by their rates."""
     dispatch: float = 0.0
     """Operations x dispatch."""
 
@@ -177,9 +182,7 @@ def time_of(work: Work, ceilings: Ceilings, number_bytes: float) -> tuple[float,
     if isinstance(work, Product):
         compute, loops = work.flops / ceilings.product_rate(work.smallest_dim), 0.0
     else:
-        compute = work.flops / ceilings.best_product_rate
-        loops = work.exponentials / ceilings.exponentials_per_s if ceilings.exponentials_per_s else 0.0
-        loops += work.turned / ceilings.turned_per_s if ceilings.turned_per_s else 0.0
+        compute, loops = work.flops / ceilings.best_product_rate, work.looped / ceilings.loop_rate(work.loop)
     memory = moved / ceilings.bandwidth(moved / work.calls) if moved else 0.0
     parts = Parts(compute, memory, loops, work.calls * ceilings.dispatch_s)
     busy = max(parts[:3])
@@ -270,13 +273,14 @@ def step_time(
             timed = _timed(part.name, [work.of_batch(-(-batch_size // workers)) for work in works], ceilings, c, micro_batches)
             flops = micro_batches * sum(work.of_batch(batch_size).flops for work in works)
             found.append(replace(timed, flops=flops, n_bytes=workers * timed.n_bytes))
+    wide, wide_bytes = (ceilings, c) if ceilings.masters is None else (ceilings.masters, MASTER_BYTES)
     summed = Pass(masters=3 * counted.parameters, calls=len(counted.weights))  # of later micro-batches, and of the other workers
-    found.append(_timed("gradient sum", [summed] * (micro_batches - 1 + workers - 1), ceilings, c))
+    found.append(_timed("gradient sum", [summed] * (micro_batches - 1 + workers - 1), wide, wide_bytes))
     tokens = batch_size * micro_batches * seq_len
     updates = update_work(
         counted.weights, matrices=workload.matrices, others=workload.others, run=run, hashed=config.hash_embedding, step_tokens=tokens
     )
-    found += [_timed(name, works, ceilings.together, c) for name, works in updates.items()]
+    found += [_timed(name, works, wide.together, wide_bytes) for name, works in updates.items()]
     return StepTime(counted, batch_size * micro_batches, tuple(found), ceilings)
 
 

@@ -3,6 +3,9 @@
 Sizes are for one sequence; ``of_batch`` gives those of a micro-batch. A product of the rows [T, k] with a weight [k, n] has more rows in a
 larger batch, its weight's gradient a longer sum, and attention more products: which dim ``grows`` is all that batches need to know.
 
+Some passes take longer than their bytes do, for what they compute between reading and writing: those name the ``Loop`` that they are, and
+how many numbers go through it.
+
 Symbols: T tokens of one sequence, D d_model, H heads, K kv heads, E head_dim, V vocabulary.
 """
 
@@ -17,6 +20,10 @@ from groundup.config import Dense, HashEmbedding, Norm
 
 MASTER_BYTES = 4
 """Weights, gradients and moments are fp32 whatever the activations are."""
+
+Loop = Literal["exponentials", "softmax", "heads", "rotation", "norm"]
+"""What is measured in numbers a second: exponentials of logits; a softmax of scores by PyTorch; norm and rotation of heads in the
+processor's loop; rotation by PyTorch's operations; RMSNorm by them. All but the first two forward and backward at one mean rate."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +81,24 @@ class Pass:
     """Numbers written."""
     masters: int = 0
     """Numbers of fp32 read or written once a micro-batch, however large: weights and their gradients."""
-    exponentials: int = 0
-    """Exponentials taken where they are not hidden behind memory."""
-    turned: int = 0
-    """Numbers of heads normalized and turned in the processor's loop."""
+    loop: Loop | None = None
+    """What it is where that may take longer than its bytes."""
+    looped: int = 0
+    """Numbers that go through that loop."""
     flops: int = 0
     """FLOPs of the products inside."""
     calls: int = 1
     """Operations dispatched."""
+    chunks_of: tuple[int, int] | None = None
+    """(rows of a sequence, rows of a chunk): masters and calls count once for each chunk of the micro-batch's rows."""
 
     def of_batch(self, batch_size: int) -> Pass:
         """The same for a micro-batch of so many sequences."""
-        grown = {name: batch_size * getattr(self, name) for name in ("read", "written", "exponentials", "turned", "flops")}
-        return replace(self, **grown)
+        grown = {name: batch_size * getattr(self, name) for name in ("read", "written", "looped", "flops")}
+        if self.chunks_of is not None:
+            chunks = -(-batch_size * self.chunks_of[0] // self.chunks_of[1])
+            grown |= {"masters": chunks * self.masters, "calls": chunks * self.calls}
+        return replace(self, **grown, chunks_of=None)
 
     def bytes(self, number_bytes: float) -> float:
         """Bytes read and written."""
@@ -129,15 +141,24 @@ def linear(t: int, n_in: int, n_out: int, *, bias: bool, input_gradient: bool = 
     return StepWork((*forward, Pass(t * n_out, t * n_out, n_out)), (*backward, Pass(t * n_out, 0, n_out)))
 
 
+def _in_fp32(n: int, read: int, written: int, calls: int, run: Execution) -> Pass:
+    """A chain of operations over n numbers that computes in fp32, with the casts before and after it where activations have two bytes."""
+    if run.number_bytes == MASTER_BYTES:
+        return Pass(read * n, written * n, calls=calls)
+    return Pass((2 * read + 3) * n, (2 * written + 3) * n, calls=calls + 2)
+
+
 def norm(spec: Norm, rows: int, dim: int, run: Execution) -> StepWork:
     """A norm over [rows, dim]: one pass each way where it is fused, then one for the gain and the bias; else its chain of operations."""
     n, gain = rows * dim, spec.weight + spec.bias
-    if run.compiled or (run.fused_norm and spec.kind == "rms"):
+    if run.compiled or (run.fused_norm and spec.kind == "rms" and run.number_bytes == MASTER_BYTES):
         forward, backward = Pass(n, n), Pass(2 * n, n)
+    elif run.fused_norm and spec.kind == "rms":  # length of the row, product; product, mean, sum, product (see ``kernels.elementwise``)
+        forward, backward = Pass(2 * n, n, loop="norm", looped=n, calls=7), Pass(6 * n, 3 * n, loop="norm", looped=n, calls=4)
     elif spec.kind == "rms":  # square, mean, root, product; and their gradients
-        forward, backward = Pass(3 * n, 2 * n, calls=5), Pass(7 * n, 4 * n, calls=9)
+        forward, backward = _in_fp32(n, 3, 2, 5, run), _in_fp32(n, 7, 4, 9, run)
     else:  # mean, difference, square, mean, root, product; and their gradients
-        forward, backward = Pass(5 * n, 3 * n, calls=7), Pass(9 * n, 6 * n, calls=12)
+        forward, backward = _in_fp32(n, 5, 3, 7, run), _in_fp32(n, 9, 6, 12, run)
     if not gain or run.compiled:
         return StepWork((forward,), (backward,))
     affine = (
@@ -204,16 +225,23 @@ def head(t: int, d: int, vocab_size: int, *, bias: bool, run: Execution) -> Step
     rows = max(32, run.loss_chunk_bytes // (4 * vocab_size))
     forward, backward = linear(t, d, vocab_size, bias=bias, chunk=rows)
     scaled = Pass(3 * t * d, 3 * t * d, 3 * vocab_size * d, calls=6)  # both sides of the products by their factors, then the copies
-    return StepWork(forward, (*backward, scaled))
+    if run.number_bytes == MASTER_BYTES or run.compiled:
+        return StepWork(forward, (*backward, scaled))
+    # of each chunk the matrix's gradient comes in two bytes a number, is cast and added: 2 + 4 and 4 + 4 + 4
+    added = Pass(masters=18 * vocab_size * d // MASTER_BYTES, calls=2, chunks_of=(t, rows))
+    return StepWork(forward, (*backward, scaled, added))
 
 
 def loss(t: int, vocab_size: int, *, softcap: bool, run: Execution) -> StepWork:
     """Logits [T, V] to their gradient in place; numbers of fp32, so twice as many where the activations have two bytes."""
-    n = t * vocab_size * (4 // run.number_bytes)
-    exponentials = t * vocab_size
-    capped = Pass(n * 7, n * 6, calls=6) if softcap else None
+    logits = t * vocab_size
+    n = logits * (MASTER_BYTES // run.number_bytes)
     if run.compiled or run.fused_norm:
-        main = Pass(n, n, exponentials=exponentials, calls=20)  # the rest of the calls are on one number a row
+        works = [Pass(n, n, loop="exponentials", looped=logits, calls=20)]  # the rest of the calls are on one number a row
     else:
-        main = Pass(5 * n, 3 * n, calls=24)
-    return StepWork((main,) if capped is None else (main, capped))
+        works = [Pass(5 * n, 3 * n, calls=24)]
+    if softcap:
+        works.append(Pass(n * 7, n * 6, calls=6))
+    if n > logits and not run.compiled:  # cast to fp32, and their gradient back
+        works.append(Pass(3 * logits, 3 * logits, calls=2))
+    return StepWork(tuple(works))

@@ -1,4 +1,4 @@
-"""What this machine attains: matrix products by size, memory by size, a small operation, exponentials, and sums over ranks.
+"""What this machine attains: matrix products by size, memory by size, a small operation, loops, and sums over ranks.
 
 Each is timed through the code that trains: products as the layers call them, small operations with their gradients. Medians, not bests:
 a prediction is of what usually happens.
@@ -19,7 +19,9 @@ from groundup.account import detect, total_memory_bytes
 from groundup.account.hardware import CPU_USD_PER_CORE_HOUR
 from groundup.account.measured import Measured
 from groundup.account.roofline import Ceilings
-from groundup.model.functional import linear
+from groundup.account.work import Loop
+from groundup.kernels import elementwise
+from groundup.model.functional import linear, rotate
 from groundup.parallel.data import ALONE, World
 from groundup.parallel.threads import LEAST_TOKENS, MOST_WORKERS, run_together
 from groundup.train.calibrate import device_name
@@ -32,6 +34,8 @@ COPIES = {"cpu": tuple(1 << n for n in range(15, 29, 2)), "cuda": tuple(1 << n f
 """Bytes that a timed pass over memory moves."""
 RING_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
 """Bytes of the tensors that timed passes go through in turns."""
+HEADS = (4, 256, 4, 32)
+"""[B, T, H, E] of the heads that loops are timed on."""
 CHAIN = 64
 """Small operations between two looks at the clock."""
 CALL_S = 2e-3
@@ -55,10 +59,15 @@ class Meter:
             self._add("pass", moved, *self._pass(moved))
         self._add("dispatch", 0, *self._small())
         self._add("one call", 0, *self._one_call())
-        if kind == "cpu":  # the loops that training on a processor goes through
-            self._add("exponentials", 0, *self._exponentials())
-            if dtype == torch.float32:
-                self._add("heads", 0, *self._heads())
+        self._loops: tuple[Loop, ...] = ()
+        self._masters: Meter | None = None
+        if kind == "cpu":  # the loops that training on a processor goes through; in two bytes some of them are PyTorch's operations
+            loops = {"exponentials": self._exponentials, "softmax": self._softmax, "rotation": self._rotation}
+            loops |= {"heads": self._heads} if dtype == torch.float32 else {"norm": self._norm}
+            for name, made in loops.items():
+                self._add(name, 0, *made())
+            self._loops = tuple(loops)
+            self._masters = None if dtype == torch.float32 else Meter(device, torch.float32, clock)
         self._seconds: dict[tuple[str, int], list[float]] = {key: [] for key in self._calls}
 
     def _add(self, name: str, size: int, call: Callable[[], object], amount: float) -> None:
@@ -87,11 +96,30 @@ class Meter:
         rows = torch.full((512, 512), 0.25)  # logits are fp32 whatever the activations are
         return (lambda: exp_rows(rows)), float(rows.numel())
 
+    def _softmax(self) -> tuple[Callable[[], object], float]:
+        """Of a block of scores."""
+        scores = self._new(32, 128, 256)
+        return (lambda: torch.softmax(scores, dim=-1)), float(scores.numel())
+
+    def _both_ways(self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> tuple[Callable[[], object], float]:
+        """A function and its gradient; numbers of its argument, twice."""
+        x, gradient = self._new(*shape).requires_grad_(), self._new(*shape)
+        return (lambda: torch.autograd.grad(function(x), x, gradient)), 2.0 * x.numel()
+
+    def _norm(self) -> tuple[Callable[[], object], float]:
+        """RMSNorm of heads, by PyTorch's operations."""
+        return self._both_ways(elementwise.rms_norm, HEADS)
+
+    def _rotation(self) -> tuple[Callable[[], object], float]:
+        """Rotation of heads by PyTorch's operations."""
+        angles = torch.full((HEADS[1], HEADS[3] // 2), 0.25, device=self.device)
+        return self._both_ways(lambda x: rotate(x, angles, angles), HEADS)
+
     def _heads(self) -> tuple[Callable[[], object], float]:
         """Norm and rotation of heads, forward and backward, by the processor's loop; numbers of the product that it reads, twice."""
         from groundup.kernels import native
 
-        b, t, heads, e = 4, 256, 4, 32
+        b, t, heads, e = HEADS
         x, dx = self._new(b, t, 3 * heads * e), self._new(b, t, 3 * heads * e)
         q, k, v, inverse = (self._new(*shape) for shape in (*[(b, heads, t, e)] * 3, (b, t, 2 * heads)))
         given = (x.numpy(), self._new(t, e // 2).numpy(), self._new(t, e // 2).numpy(), torch.zeros(b, t, dtype=torch.int32).numpy())
@@ -130,11 +158,15 @@ class Meter:
         for _ in range(rounds):
             for key, (call, _) in self._calls.items():
                 self._seconds[key].append(self._time(call))
+            if self._masters is not None:
+                self._masters.measure()
 
     def forget(self) -> None:
         """Begins anew: the next ceilings are of what is measured from now on."""
         for seconds in self._seconds.values():
             seconds.clear()
+        if self._masters is not None:
+            self._masters.forget()
 
     def _time(self, call: Callable[[], object]) -> float:
         self._wait()
@@ -164,6 +196,8 @@ class Meter:
         """Takes over what another meter measured beside this one."""
         for key, seconds in other._seconds.items():
             self._seconds[key] += seconds
+        if self._masters is not None and other._masters is not None:
+            self._masters.join(other._masters)
 
     def ceilings(self, workers: int = 1) -> Ceilings:
         """The medians of what was measured so far, by each of so many workers at once."""
@@ -180,13 +214,13 @@ class Meter:
             tuple((float(dim), statistics.fmean(rates)) for dim, rates in sorted(products.items())),
             tuple((float(moved), moved / max(0.2 * moved / rate, moved / rate - call)) for moved, rate in passes),
             1 / self._rates("dispatch")[0][0],
-            self._rates("exponentials").get(0, [None])[0],
-            self._rates("heads").get(0, [None])[0],
+            tuple((loop, self._rates(loop)[0][0]) for loop in self._loops),
             overlapped=not cpu,
             workers=workers,
             tokens_a_worker=LEAST_TOKENS,
             peak_flops=known.peak(precision) if known else best,
             usd_per_hour=CPU_USD_PER_CORE_HOUR * torch.get_num_threads() if cpu else price,
+            masters=None if self._masters is None else self._masters.ceilings(workers),
         )
 
 

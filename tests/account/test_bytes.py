@@ -50,7 +50,8 @@ def test_scores_that_reach_memory_cost_their_square():
         cost(one_layer(rotary=None), Training(32, run=dataclasses.replace(CPU, attention_block=32))), "layers.0.mixer.scores"
     )
     q, kv, scores = 32 * H * E, 32 * K * E, H * 32 * 32
-    assert blocked.forward_bytes(1, 4) == 4 * (q + kv + scores + 4 * scores)  # the product, the mask added, the softmax
+    mask = 4 * 32 * 32  # made once for all heads
+    assert blocked.forward_bytes(1, 4) == 4 * (q + kv + scores + 4 * scores + mask)  # the product, the mask added, the softmax
     assert moved(64).forward_bytes() == 2 * moved(32).forward_bytes()  # fused: no square
 
 
@@ -130,4 +131,5 @@ def test_a_chunked_product_has_the_flops_of_the_whole_and_the_smaller_dim():
 def test_a_layer_norm_of_two_gains_reads_its_input_for_each():
     both = Layer(Attention(H, K, E), Dense(F), Norm("layer", bias=True))
     counted = cost(ModelConfig(V, D, 64, (both,)), Training(T, run=GPU))
-    assert component(counted, "layers.0.mixer_norm").forward_bytes() == 2 * (8 + 4) * T * D + 4 * 2 * D
+    in_fp32, casts, affine = 4 * (5 + 3), 2 * (2 + 4), 2 * (2 + 2)
+    assert component(counted, "layers.0.mixer_norm").forward_bytes() == (in_fp32 + casts + affine) * T * D + 4 * 2 * D

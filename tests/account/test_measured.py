@@ -8,7 +8,16 @@ from groundup.account import Ceilings, find_ceilings, find_device
 from groundup.account.measured import Measured, cache_folder, load_measured, save_measured
 from groundup.errors import UsageError
 
-CEILINGS = Ceilings("two cores", "fp32", ((4.0, 1e9), (64.0, 2e9)), ((1e5, 3e10), (1e8, 1e10)), 1e-5, 4e8, 3e8, peak_flops=4e9, workers=2)
+CEILINGS = Ceilings(
+    "two cores",
+    "fp32",
+    ((4.0, 1e9), (64.0, 2e9)),
+    ((1e5, 3e10), (1e8, 1e10)),
+    1e-5,
+    (("exponentials", 4e8), ("heads", 3e8)),
+    peak_flops=4e9,
+    workers=2,
+)
 MEASURED = Measured("cpu", 2, 8 << 30, "2026-11-27", "2.9.0", (CEILINGS,))
 
 

@@ -43,10 +43,28 @@ def test_dispatch_is_added_where_it_waits_and_hidden_where_it_does_not():
 
 
 def test_loops_bind_where_they_are_slower_than_memory():
-    work = Pass(1000, 1000, exponentials=1000, turned=500)
-    seconds, parts = time_of(work, ceilings(exponentials_per_s=1e6, turned_per_s=1e6), 4)
+    work = Pass(1000, 1000, loop="softmax", looped=1500)
+    seconds, parts = time_of(work, ceilings(loop_rates=(("heads", 1e9), ("softmax", 1e6))), 4)
     assert seconds == pytest.approx(1.5e-3) and parts.largest == "loops"
     assert time_of(work, ceilings(), 4)[1].loops == 0
+
+
+def test_what_counts_once_a_chunk_counts_for_the_rows_of_all_sequences():
+    added = Pass(10, 20, masters=100, calls=2, chunks_of=(300, 128))
+    assert added.of_batch(1).calls == 2 * 3 and added.of_batch(1).masters == 300
+    assert added.of_batch(4) == Pass(40, 80, masters=100 * 10, calls=20)  # 1,200 rows in chunks of 128
+
+
+def test_optimizers_work_at_the_rates_of_fp32():
+    slow = ceilings(bandwidths=((1.0, 1e10),))
+    of_bf16 = ceilings(precision="bf16", masters=slow)
+    asked = Training(64, 2, run=dataclasses.replace(CPU, precision="bf16"))
+    alone, apart = (step_time(SMOLLM2_135M, given, asked) for given in (ceilings(precision="bf16"), of_bf16))
+    in_fp32 = step_time(SMOLLM2_135M, slow, Training(64, 2, run=CPU))
+    seconds = [{timed.name: timed.seconds for timed in step.components} for step in (alone, apart, in_fp32)]
+    assert seconds[1]["optimizer"] == pytest.approx(seconds[2]["optimizer"])
+    assert seconds[1]["optimizer"] > seconds[0]["optimizer"]
+    assert seconds[1]["head"] == seconds[0]["head"]
 
 
 def test_rates_are_interpolated_over_the_logarithm_of_the_size():

@@ -44,8 +44,18 @@ def test_rates_are_amounts_over_what_the_clock_says(small):
     assert found.product_rate(16) == pytest.approx(2 * 16 * 32 * 32 / ceilings.CALL_S)
     assert found.peak_flops == pytest.approx(2 * 16 * 32 * 32 / ceilings.CALL_S)
     assert found.dispatch_s == pytest.approx(ceilings.CALL_S / (3 * ceilings.CHAIN))
-    assert found.exponentials_per_s == pytest.approx(512 * 512 / ceilings.CALL_S)
+    assert found.loop_rate("exponentials") == pytest.approx(512 * 512 / ceilings.CALL_S)
     assert found.precision == "fp32" and not found.overlapped and found.usd_per_hour > 0
+
+
+def test_in_two_bytes_the_masters_are_measured_beside(small):
+    meter = ceilings.Meter(CPU_DEVICE, torch.bfloat16, clock(ceilings.CALL_S))
+    meter.measure(1)
+    found = meter.ceilings()
+    assert found.precision == "bf16" and found.masters.precision == "fp32" and found.masters.masters is None
+    numbers = 2 * 4 * 256 * 4 * 32
+    assert found.loop_rate("norm") == found.loop_rate("rotation") == pytest.approx(numbers / ceilings.CALL_S)
+    assert found.loop_rate("heads") == float("inf") and found.masters.loop_rate("heads") < float("inf")
 
 
 def test_medians_forget_one_slow_round(small):
