@@ -29,7 +29,7 @@ from groundup.account import (
     training_memory,
 )
 from groundup.account.execution import Recompute
-from groundup.account.inference import Serving, cache_bytes
+from groundup.account.inference import HELD_BYTES, HeldAs, Serving, cache_bytes
 from groundup.account.workload import Inference, Training
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
@@ -64,6 +64,10 @@ class CostOf:
     """Tokens of each answer."""
     serve_batch: int = 1
     """Sequences answered side by side."""
+    weights_in: HeldAs | None = None
+    """Type that weights are held in while answering (default: the one that the device computes in)."""
+    cache_in: HeldAs | None = None
+    """Type that keys and values are held in (default: the same)."""
     memory: bool = False
     """Show where the memory of a training step goes, as bars."""
     time: bool = False
@@ -214,10 +218,12 @@ class CostOf:
 
     def _serving(self, config: ModelConfig, device: Device) -> list[Line]:
         prompt = self.prompt_tokens or min(1000, max(1, config.context_length // 2))
-        requests = Inference(prompt, min(self.new_tokens, max(1, config.context_length - prompt)), self.serve_batch)
+        answer = min(self.new_tokens, max(1, config.context_length - prompt))
+        weight_bytes, number_bytes = (HELD_BYTES[held or device.half_precision] for held in (self.weights_in, self.cache_in))
+        requests = Inference(prompt, answer, self.serve_batch, weight_bytes, number_bytes)
         requests.check(config)
         serving = Serving(config, requests, device, device.half_precision)
-        first, two = (cache_bytes(config, tokens) for tokens in (1, 2))
+        first, two = (cache_bytes(config, tokens, number_bytes) for tokens in (1, 2))
         grown = two - first  # a linear mixer keeps as much after one token as after many
         cached = f"weights and {self.serve_batch} x {requests.length:,} tokens of cache"
         return [

@@ -28,6 +28,7 @@ from groundup.account.answers import (
 )
 from groundup.account.budget import parse_bytes, parse_percent, parse_tokens
 from groundup.account.cluster import Cluster, Step, network_of
+from groundup.account.inference import HELD_BYTES, HeldAs
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
 from groundup.account.rules import bytes_per_token, figures
@@ -47,7 +48,7 @@ USES = {
     "best": {"budget", "text", "law", "mfu", "gain", "plot"},
     "train": {"model", "budget", "tokens", "text", "law", "mfu", "seq_len", "batch_tokens", "gain"},
     "largest": {"largest", "law", "mfu", "seq_len", "gain"},
-    "serve": {"model", "serve"},
+    "serve": {"model", "serve", "weights_in", "cache_in"},
 }
 """Flags that have a part in each question."""
 ANYWHERE = {"device", "devices", "usd_per_hour", "json", "debug"}
@@ -70,6 +71,10 @@ class PlanOf:
     """Find the largest model that trains on the devices."""
     serve: bool = False
     """Find the largest batch and the longest context that MODEL serves."""
+    weights_in: HeldAs | None = None
+    """Type that --serve holds weights in (default: the one that the device computes in)."""
+    cache_in: HeldAs | None = None
+    """Type that --serve holds keys and values in (default: the same)."""
     device: str = "h100"
     """A device such as a100, h100, b200 or rtx4090, or here for this machine as `groundup doctor` measured it."""
     devices: int = 1
@@ -187,11 +192,12 @@ class PlanOf:
 
     def _serve(self, cluster: Cluster) -> dict[str, Any]:
         config = open_shape(str(self.model))
-        capacity = serve(config, cluster)
+        weights_in, cache_in = (held or cluster.precision for held in (self.weights_in, self.cache_in))
+        capacity = serve(config, cluster, weight_bytes=HELD_BYTES[weights_in], number_bytes=HELD_BYTES[cache_in])
         limit = cluster.devices * cluster.memory_limit
         show(
             [
-                ("weights", f"{format_bytes(capacity.weights_bytes)} of {format_bytes(limit)}, 16 bits"),
+                ("weights", f"{format_bytes(capacity.weights_bytes)} of {format_bytes(limit)}, in {weights_in}; the cache in {cache_in}"),
                 ("longest context", context_line(capacity, config)),
             ],
             f"Serving {self.model} on {cluster}: the roofline's rates, which good kernels come near",

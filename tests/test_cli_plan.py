@@ -121,6 +121,7 @@ REFUSED = {
     "a sequence of nothing": (f"{MODEL} --seq-len 0", "--seq-len 0"),
     "a sequence beyond the context": (f"{MODEL} --seq-len 9000", "9000"),
     "what fits by no layout": ("llama-3.1-70b", "of them would hold it"),
+    "types of a budget": ("--budget 1d --weights-in int4", "--weights-in"),
     "weights that do not fit": ("llama-3.1-405b --serve", "--devices 11"),
 }
 

@@ -232,11 +232,13 @@ class Capacity:
     """Bytes of the weights."""
 
 
-def serve(config: ModelConfig, cluster: Cluster) -> Capacity:
+def serve(config: ModelConfig, cluster: Cluster, *, weight_bytes: float = 2.0, number_bytes: float = 2.0) -> Capacity:
     """The largest batch for contexts of 1,024 tokens, 4,096 and so on to the model's own, and the longest context of one sequence.
 
-    Devices are taken as one with the memory, bandwidth and peak of all, which tensor parallelism comes near to within a node; what it
-    sends is not counted. Raises UsageError if the weights do not fit, saying how many devices they would.
+    A number of the weights takes ``weight_bytes``, one of the cache ``number_bytes``. Devices are taken as one with the memory, bandwidth
+    and peak of all, which tensor parallelism comes near to within a node; what it sends is not counted.
+
+    Raises UsageError if the weights do not fit, saying how many devices they would.
     """
     cluster.check()
     device, n = cluster.device, cluster.devices
@@ -248,9 +250,10 @@ def serve(config: ModelConfig, cluster: Cluster) -> Capacity:
         peak_flops={precision: n * peak for precision, peak in device.peak_flops.items()},
         usd_per_hour=cluster.usd_per_hour,
     )
-    weights = Serving(config, Inference(1, 1), together, cluster.precision).weights_bytes
+    held = {"weight_bytes": weight_bytes, "cache_bytes": number_bytes}
+    weights = Serving(config, Inference(1, 1, **held), together, cluster.precision).weights_bytes
     spare = together.memory_bytes - weights
-    if spare < cache_bytes(config, 1):
+    if spare < cache_bytes(config, 1, number_bytes):
         raise UsageError(
             f"the weights take {format_bytes(weights)} and {together.name} have {format_bytes(together.memory_bytes)} to give: use "
             f"--devices {math.ceil(weights / cluster.memory_limit)} or more"
@@ -258,10 +261,10 @@ def serve(config: ModelConfig, cluster: Cluster) -> Capacity:
     lengths = [length for i in range(5, 12) if (length := 4**i) < config.context_length] + [config.context_length]
     found = []
     for length in lengths:
-        one = Serving(config, Inference(max(1, length - 1), 1), together, cluster.precision)
+        one = Serving(config, Inference(max(1, length - 1), 1, **held), together, cluster.precision)
         if one.largest_batch:
-            found.append(dataclasses.replace(one, requests=Inference(max(1, length - 1), 1, one.largest_batch)))
-    return Capacity(found, longest_sequence(config, spare), weights)
+            found.append(dataclasses.replace(one, requests=dataclasses.replace(one.requests, batch_size=one.largest_batch)))
+    return Capacity(found, longest_sequence(config, spare, number_bytes), weights)
 
 
 class Gain(NamedTuple):

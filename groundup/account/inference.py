@@ -13,6 +13,7 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from groundup.account.component import Component
 from groundup.account.cost import Cost, cost
@@ -21,6 +22,11 @@ from groundup.account.tree import forward_pass
 from groundup.account.workload import Inference
 from groundup.config import Attention, ModelConfig
 from groundup.errors import UsageError
+
+HeldAs = Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
+"""Types that weights and caches are held in; scales that go with the small ones are not counted."""
+HELD_BYTES: dict[str, float] = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "int4": 0.5}
+"""Bytes of a number in each."""
 
 
 def cache_bytes(config: ModelConfig, tokens: int, number_bytes: float = 2.0) -> float:

@@ -120,6 +120,15 @@ def test_more_context_leaves_room_for_fewer_sequences():
     assert capacity.longest_context * 131_072 <= h100(1).memory_limit - capacity.weights_bytes
 
 
+def test_smaller_numbers_leave_room_for_more():
+    config = known_model("llama-3.1-70b")
+    plain, small = serve(config, h100(4)), serve(config, h100(4), weight_bytes=0.5, number_bytes=1)
+    assert small.weights_bytes == plain.weights_bytes / 4 == cost(config, Training(1)).parameters / 2
+    for length, serving in zip((1024, 4096), small.serving, strict=False):
+        spare = int(4 * h100(4).memory_limit) - small.weights_bytes
+        assert serving.requests.batch_size == spare // (length * 2 * 8 * 128 * 80)  # 8 kv heads of 128, keys and values, 80 layers
+
+
 def test_several_devices_serve_what_one_cannot():
     with pytest.raises(UsageError, match="--devices 2 or more"):
         serve(known_model("llama-3.1-70b"), h100(1))
