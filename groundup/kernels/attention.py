@@ -76,11 +76,11 @@ class _Blocked(torch.autograd.Function):
 
 
 def _softmax_with_sinks(scores: Float[Tensor, "b k g t s"], sinks: Float[Tensor, " h"]) -> Float[Tensor, "b k g t s"]:
-    """exp(s_j) / (exp(sink) + sum_j exp(s_j)), in fp32 inside."""
+    """exp(s_j) / (exp(sink) + sum_j exp(s_j)), in fp32 inside; in place where the scores have it."""
     wide = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
     sink = sinks.to(wide.dtype).view(1, *scores.shape[1:3], 1, 1)
     total = torch.logaddexp(torch.logsumexp(wide, dim=-1, keepdim=True), sink)
-    return (wide - total).exp_().to(scores.dtype)
+    return wide.sub_(total).exp_().to(scores.dtype)
 
 
 def attend(
