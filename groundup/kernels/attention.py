@@ -64,7 +64,7 @@ class _Blocked(torch.autograd.Function):
 
         def scored(ds: Tensor) -> Tensor:
             if of_sinks is not None:  # the gradients of all logits of a softmax sum to 0, and a sink is one of them
-                of_sinks.sub_(ds.view(len(q5), len(of_sinks), -1).sum((0, 2), dtype=of_sinks.dtype))
+                of_sinks.sub_(ds.view(len(q5), len(of_sinks), -1).sum(-1).sum(0, dtype=of_sinks.dtype))
             if ctx.capped:
                 t = next(turned).view_as(ds)
                 ds = ds.sub_((t * t).mul_(ds))
@@ -76,11 +76,12 @@ class _Blocked(torch.autograd.Function):
 
 
 def _softmax_with_sinks(scores: Float[Tensor, "b k g t s"], sinks: Float[Tensor, " h"]) -> Float[Tensor, "b k g t s"]:
-    """exp(s_j) / (exp(sink) + sum_j exp(s_j)), in fp32 inside; in place where the scores have it."""
+    """exp(s_j) / (exp(sink) + sum_j exp(s_j)), in fp32 inside; it may overwrite the scores."""
     wide = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
     sink = sinks.to(wide.dtype).view(1, *scores.shape[1:3], 1, 1)
-    total = torch.logaddexp(torch.logsumexp(wide, dim=-1, keepdim=True), sink)
-    return wide.sub_(total).exp_().to(scores.dtype)
+    peak = torch.maximum(wide.amax(-1, keepdim=True), sink)
+    exps = wide.sub_(peak).exp_()
+    return exps.div_(exps.sum(-1, keepdim=True) + (sink - peak).exp()).to(scores.dtype)
 
 
 def attend(

@@ -179,6 +179,14 @@ class LinearMixerLayer(nn.Module):
     def forward(self, x, tokens, rotary, documents, backend: str, cache: Cache | None, index: int) -> Tensor:
         """[B, T, D] -> [B, T, D]. A cache holds the last inputs of the convolution and the state, whatever the length."""
         c = self.config
+        o = self.rule(x, documents, cache, index).to(x.dtype)
+        gate = F.linear(x, self.output_gate.weight).unflatten(-1, (c.n_heads, c.value_dim))
+        y = elementwise.swiglu(F.wide(gate), F.wide(self.norm(o))).to(x.dtype)
+        return F.linear(y.flatten(2), self.output.weight)
+
+    def rule(self, x: Float[Tensor, "b t d"], documents: Tensor | None, cache: Cache | None, index: int) -> Float[Tensor, "b t h v"]:
+        """What the heads read from their states, in fp32."""
+        c = self.config
         mixed = torch.cat([F.linear(x, part.weight) for part in (self.query, self.key, self.value)], dim=-1)
         held = None if cache is None else cache.state(index)
         earlier = mixed.new_zeros(len(x), c.conv_width - 1, mixed.shape[-1]) if held is None else held[0]
@@ -191,9 +199,7 @@ class LinearMixerLayer(nn.Module):
             o, state = delta_rule_recurrent(*arguments, None, state)
         if cache is not None:
             cache.keep_state(index, (torch.cat((earlier, mixed), dim=1)[:, x.shape[1] :], state))
-        gate = F.linear(x, self.output_gate.weight).unflatten(-1, (c.n_heads, c.value_dim))
-        y = elementwise.swiglu(F.wide(gate), F.wide(self.norm(o.to(x.dtype)))).to(x.dtype)
-        return F.linear(y.flatten(2), self.output.weight)
+        return o
 
     def heads(self, mixed: Float[Tensor, "b t c"]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit queries / sqrt(E) and unit keys [B, T, H, E], values [B, T, H, V], in fp32; heads share a key head in groups."""

@@ -119,13 +119,16 @@ class ExpertsLayer(nn.Module):
         order = chosen.flatten().argsort(stable=True)
         token = order // chosen.shape[1]
         counts = torch.bincount(chosen.flatten(), minlength=self.config.n_experts).tolist()
+        return _Combine.apply(self._by_expert(x[token], counts), weights.flatten()[order], token, len(x))
+
+    def _by_expert(self, rows: Float[Tensor, "r d"], counts: list[int]) -> Float[Tensor, "r d"]:
         gates = self._parts("gate") if self.config.activation in GATED else [(None, None)] * len(counts)
         done = []
-        for rows, gate, up, down in zip(x[token].split(counts), gates, self._parts("up"), self._parts("down"), strict=True):
-            if len(rows):
-                gated = None if gate[0] is None else F.linear(rows, *gate)
-                done.append(F.linear(activate(F.linear(rows, *up), gated, self.config.activation), *down))
-        return _Combine.apply(torch.cat(done), weights.flatten()[order], token, len(x))
+        for x, gate, up, down in zip(rows.split(counts), gates, self._parts("up"), self._parts("down"), strict=True):
+            if len(x):
+                gated = None if gate[0] is None else F.linear(x, *gate)
+                done.append(F.linear(activate(F.linear(x, *up), gated, self.config.activation), *down))
+        return torch.cat(done)
 
     def _parts(self, name: str) -> list[tuple[Tensor, Tensor | None]]:
         """Weight and bias of each expert. Unbound once: gradients of slices would each be as large as the whole."""
