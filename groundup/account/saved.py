@@ -3,7 +3,8 @@
 One line of a table is one tensor; the tables mirror ``model`` and ``kernels`` line by line, so a change there is a line here. ``SAVED`` and
 ``WORKING`` have a table for each kind of mixer and of MLP.
 
-Symbols: N tokens of one micro-batch (batch_size x seq_len), D d_model, H heads, K kv heads, E head_dim, F d_ff, X experts, A of them active.
+Symbols: N tokens of one micro-batch (batch_size x seq_len), D d_model, H heads, K kv heads, E head_dim, F d_ff, X experts, A of them
+active.
 """
 
 from __future__ import annotations

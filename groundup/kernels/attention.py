@@ -2,8 +2,8 @@
 
 ``reference`` is ``model.functional.attention_reference`` and the oracle. ``blocked`` is ours, for the CPU: the queries go block by
 block, each block sees only the keys it may see (half the work of a square, less with a window), and the probabilities are kept for a
-backward of plain matrix products; scales, caps, sinks and values of another width it alone knows, on every device. ``triton`` is ours, for GPUs: flash attention, in ``kernels.triton_attention``. ``sdpa`` is PyTorch's
-own, a vendor's kernel, for GPUs without a Triton.
+backward of plain matrix products; scales, caps, sinks and values of another width it alone knows, on every device. ``triton`` is ours,
+for GPUs: flash attention, in ``kernels.triton_attention``. ``sdpa`` is PyTorch's own, a vendor's kernel, for GPUs without a Triton.
 """
 
 import math
