@@ -28,7 +28,7 @@ from groundup.account.execution import Recompute
 from groundup.account.roofline import Ceilings, StepTime, step_time
 from groundup.account.shapes import Architecture, architecture
 from groundup.account.workload import Training
-from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
+from groundup.config import Attention, Dense, Experts, LatentAttention, Layer, LinearMixer, ModelConfig, Norm, Rotary, Router
 from groundup.errors import GroundupError
 from groundup.kernels.memory import keep_freed_memory
 from groundup.model.decoder import Decoder
@@ -130,6 +130,43 @@ def grid() -> Iterator[Case]:
             config = ModelConfig(2048, 128, 512, (layer,) * 4, final_norm=layer.norm, tied=tied)
             yield Case(f"{name}{', tied' * tied}", config, 4, 512, "adamw")
     yield from _again()
+    yield from _kinds()
+
+
+def _kinds() -> Iterator[Case]:
+    """The layers of open families: latent attention, experts, linear mixers, and attention as Gemma, gpt-oss, OLMo and GPT-2 have it.
+
+    Tokens are routed as random weights do it, and not evenly, as they are predicted.
+    """
+    attention, dense = Attention(4, 4, 32), Dense(336)
+    latent = LatentAttention(4, 32, 16, 32, kv_rank=64)
+    experts = Experts(8, 2, 128, Router(renormalize=True), shared=Dense(128))
+    linear = LinearMixer(4, 2, 32, 32)
+    capped = replace(attention, rotary=Rotary(interleaved=True), softcap=50.0, sinks=True)
+    after = Layer(replace(attention, qk_norm=Norm(), qk_norm_over="projection"), dense, placement="after")
+    gpt2 = Layer(Attention(4, 4, 32, rotary=None, bias=True, output_bias=True), Dense(512, "gelu", bias=True), Norm("layer", bias=True))
+    of = {
+        "latent attention": Layer(latent, dense),
+        "latent queries too": Layer(replace(latent, q_rank=96), dense),
+        "experts": Layer(attention, experts),
+        "64 experts": Layer(attention, Experts(64, 4, 64)),
+        "linear mixer": Layer(linear, dense),
+        "softcap and sinks": Layer(capped, dense),
+        "norms after": after,
+        "geglu, sandwich, wide gains": Layer(attention, Dense(336, "geglu"), Norm(plus_one=True, wide_gain=True), "sandwich"),
+        "experts of gpt-oss": Layer(capped, replace(experts, activation="clamped_swiglu", bias=True, shared=None)),
+        "gpt-2": gpt2,
+    }
+    cases = {}
+    for name, layer in of.items():
+        config = ModelConfig(2048, 128, 512, (layer,) * 4, final_norm=layer.norm, learned_positions=name == "gpt-2", tied=name == "gpt-2")
+        cases[name] = Case(name, config, 4, 512, "adamw")
+    yield from cases.values()
+    for name in ("experts", "latent attention", "linear mixer"):
+        yield replace(cases[name], name=f"{name}, layers again", recompute="layers")
+    for name in ("experts", "latent queries too", "linear mixer"):
+        yield replace(cases[name], name=f"{name} bf16", precision="bf16")
+    yield replace(cases["experts"], name="experts muon", matrices="muon")
 
 
 def _again() -> Iterator[Case]:

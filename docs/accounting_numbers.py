@@ -156,7 +156,7 @@ def kept_table() -> str:
     parts = saved_bytes(config, Training(seq_len, 1, run=GPU))[0].values()
     lines = {name: n for part in parts for name, n in part.items()}
     cast = sum(n for name, n in lines.items() if "weights" in name)
-    norms = sum(n for name, n in lines.items() if name.startswith("norms"))
+    norms = sum(n for name, n in lines.items() if name.startswith("norm"))
     layout = layer_activation_bytes(config.layers[0], config.d_model, seq_len=seq_len)
     rows = [
         ("as the layouts count it", format_bytes(layout)),

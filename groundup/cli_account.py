@@ -108,14 +108,12 @@ class CostOf:
             title=f"{self.model}: {counted.parameters:,} parameters{active}; FLOPs of training on sequences of {seq_len:,} tokens",
         )
         step = self._step_time(config, seq_len)
-        training, unpredicted = self._training(config, counted, device, step)
+        training = self._training(config, counted, device, step)
         mfu, how = (step.mfu, "predicted") if self.mfu is None else (self.mfu, "given")
         show_pairs(
             [(line.label, line.show(line.value)) for line in training],
             title=f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of its {device.half_precision} peak, {how}",
         )
-        if unpredicted:
-            print(f"\n{unpredicted}; the time above is a roofline that no run of such a model was held against")
         if self.time:
             show_rows(time_rows(step), title=f"\nTime of a step of {self.batch_size} x {seq_len:,} tokens; {step.ceilings.source}")
         if self.memory:
@@ -129,7 +127,6 @@ class CostOf:
         )
         if self.json:
             figures = {"model": self.model, "parameters": counted.parameters, "active_parameters": counted.active_parameters}
-            figures |= {"not_predicted": unpredicted} if unpredicted else {}
             figures |= {x.name: x.value for x in (*training, *serving)}
             parts = {"seconds_by_part": {row.name: row.seconds for row in step.rows()}} if self.time else {}
             print(json.dumps(figures | parts))
@@ -167,19 +164,13 @@ class CostOf:
     def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
         return step_time(config, find_ceilings(self.device), self._workload(seq_len))
 
-    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> tuple[list[Line], str | None]:
-        """Figures of training, and why its memory is not among them."""
+    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Line]:
+        """Figures of training."""
         tokens = int(self.tokens or 20 * counted.parameters)
         flops = counted.flops_training(tokens)
         seconds = flops / (device.peak(device.half_precision) * (self.mfu or step.mfu) * self.devices)
         usd = seconds / 3600 * device.usd_per_hour * self.devices
-        memory: list[Line] = []
-        unpredicted = None
-        try:
-            held = training_memory(config, self._workload(counted.seq_len)).peak_bytes
-            memory.append(Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)))
-        except UsageError as error:
-            unpredicted = str(error)
+        held = training_memory(config, self._workload(counted.seq_len)).peak_bytes
         pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
         return [
             Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
@@ -192,8 +183,8 @@ class CostOf:
             Line("training_flops", "FLOPs", flops, format_flops),
             Line("training_seconds", "time", seconds, format_seconds),
             Line("training_usd", "money", usd, format_usd),
-            *memory,
-        ], unpredicted
+            Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)),
+        ]
 
     def _plot(self, path: Path, config: ModelConfig, counted: Cost, timed: StepTime) -> None:
         from groundup.account.shares import shares_by_size, step_timeline

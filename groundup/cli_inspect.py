@@ -47,7 +47,7 @@ class Inspect:
         needs: list[Line] = []
         if found.config is not None:
             counted = cost(found.config, Training(min(TRAINED_TOKENS, found.config.context_length)))
-            needs = _needs(counted, found)
+            needs = _needs(counted)
             show_rows(tree_rows(counted), title=f"\n{counted.parameters:,} parameters; FLOPs of training on {counted.seq_len:,} tokens")
             show_pairs(
                 [(line.label, line.show(line.value)) for line in needs],
@@ -146,21 +146,19 @@ def _tokenizer(tokenizer: Any) -> str:
     return f"{tokenizer.vocab_size:,} tokens, {how}{pattern}, {len(tokenizer.special_tokens)} special"
 
 
-def _needs(counted: Cost, found: _Findings) -> list[Line]:
-    """What it takes to run the model and to train it on this machine's processor, in fp32; what is not predicted goes to the findings."""
+def _needs(counted: Cost) -> list[Line]:
+    """What it takes to run the model and to train it on this machine's processor, in fp32."""
     config, parameters, seq_len = counted.config, counted.parameters, counted.seq_len
     half = counted.decoding(max(1, config.context_length // 2)).forward_flops
-    training = found.ask(lambda: training_memory(config, Training(seq_len, run=CPU, matrices="adamw")).peak_bytes)
-    lines = [
+    training = training_memory(config, Training(seq_len, run=CPU, matrices="adamw")).peak_bytes
+    return [
         Line("parameters", "parameters", parameters, format_count),
         Line("weights_bytes", "weights", 4 * parameters, _fits),
         Line("weights_16_bit_bytes", "weights in 16 bits", 2 * parameters, _fits),
         Line("cache_bytes", "cache of a full context", cache_bytes(config, config.context_length, 4.0), _fits),
         Line("decode_flops", "FLOPs of a token at half the context", half, format_flops),
+        Line("training_bytes", f"a training step of {seq_len:,} tokens with AdamW", training, _fits),
     ]
-    if training is not None:
-        lines.append(Line("training_bytes", f"a training step of {seq_len:,} tokens with AdamW", training, _fits))
-    return lines
 
 
 def _fits(n_bytes: float) -> str:

@@ -1,11 +1,11 @@
-"""Which configurations the predictions of training cover: all that a run here can choose, and not yet all that an open model can be."""
+"""Which configurations a layout is predicted for: all that a run here can choose, and not yet all that an open model can be."""
 
 from groundup.config import Attention, Dense, Layer, ModelConfig
 from groundup.errors import UsageError
 
 
 def check_predicted(config: ModelConfig, what: str) -> None:
-    """UsageError naming the first field of a configuration that ``what``, such as "the memory of training", is not predicted for."""
+    """UsageError naming the first field of a configuration that ``what``, such as "a layout", is not predicted for."""
     if config.learned_positions:
         raise UsageError(f"{what} is not predicted for a model with learned_positions")
     for i, layer in enumerate(config.layers):
@@ -14,7 +14,7 @@ def check_predicted(config: ModelConfig, what: str) -> None:
 
 
 def unpredicted(layer: Layer) -> str | None:
-    """What of a layer the predictions of training do not cover, or None."""
+    """What of a layer layouts do not cover, or None."""
     a, mlp = layer.mixer, layer.mlp
     if not isinstance(a, Attention):
         return f"a mixer of kind {type(a).__name__}"

@@ -1,171 +1,35 @@
 """Bytes of a training step, predicted by category over the step's moments; the peak is the largest moment.
 
-What the decoder keeps between forward and backward is a table here, ``SAVED``, one line a tensor; what backward needs on top of it
-while it is in a layer is ``WORKING``. Both mirror ``model`` and ``kernels`` line by line, so a change there is a line here. What backward
-computes again (``Execution.recompute``) is there while it is in that part, and not before.
+What each kind of layer keeps between forward and backward, and needs on top of it, stands in the tables of ``saved``; here is the order in
+which it comes and goes. What backward computes again (``Execution.recompute``) is there while it is in that part, and not before. Experts
+are predicted with as many tokens for each as for any other.
 
-Symbols: N tokens of one micro-batch (batch_size x seq_len), D d_model, H heads, K kv heads, E head_dim, F d_ff, V vocabulary.
+Symbols: N tokens of one micro-batch (batch_size x seq_len), D d_model, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from groundup.account.attention_work import key_blocks
 from groundup.account.component import Component, Weight
 from groundup.account.cost import Cost, cost
 from groundup.account.execution import CPU as CPU
 from groundup.account.execution import GPU as GPU
 from groundup.account.execution import Execution as Execution
-from groundup.account.kinds import check_predicted
-from groundup.account.tree import executed_pairs
+from groundup.account.saved import NORM, NORMS, OUT_NORM, SAVED, WORKING, Sizes, lines, norm_bytes, norm_working
 from groundup.account.workload import Training
-from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Layer, ModelConfig, Norm
+from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Attention, LatentAttention, ModelConfig
 from groundup.errors import UsageError
 
 MOMENTS: dict[str, int] = {"sgd": 1, "adamw": 2, "muon": 1, "soap": 2}
 """Moments of each parameter, in fp32, by method (sgd with momentum)."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What a line of ``SAVED`` or ``WORKING`` may read."""
-
-    layer: Layer
-    """The layer."""
-    d: int
-    """D."""
-    batch: int
-    """Sequences of the micro-batch."""
-    seq_len: int
-    """Tokens of a sequence."""
-    run: Execution
-    """How it is computed."""
-
-    @property
-    def n(self) -> int:
-        """N."""
-        return self.batch * self.seq_len
-
-    @property
-    def c(self) -> int:
-        """Bytes of one activation."""
-        return self.run.number_bytes
-
-    @property
-    def q(self) -> int:
-        """Width of all query heads, H x E."""
-        return self.layer.mixer.n_heads * self.layer.mixer.head_dim
-
-    @property
-    def kv(self) -> int:
-        """Width of all kv heads, K x E."""
-        return self.layer.mixer.n_kv_heads * self.layer.mixer.head_dim
-
-    @property
-    def probabilities(self) -> int:
-        """Numbers in the attention probabilities that are kept."""
-        block = self.run.attention_block
-        return 0 if block is None else self.batch * self.layer.mixer.n_heads * executed_pairs(self.seq_len, self.layer.mixer.window, block)
-
-    @property
-    def scores_at_once(self) -> int:
-        """Numbers of scores that backward holds: a block's gradients of probabilities and of scores, and the latter of the block before."""
-        if self.run.attention_block is None:
-            return 0
-        blocks = [n * s for n, s in key_blocks(self.seq_len, self.layer.mixer.window, self.run.attention_block)]
-        return self.batch * self.layer.mixer.n_heads * max(before + 2 * block for before, block in pairwise([0, *blocks]))
-
-
-class Line(NamedTuple):
-    """One entry of a table of tensors."""
-
-    part: Literal["mixer", "mlp"]
-    """Which branch of the layer it belongs to: backward frees the MLP's before it comes to the mixer's."""
-    name: str
-    """Which tensor."""
-    n_bytes: Callable[[Sizes], int]
-    """Its bytes."""
-
-
-def norm_bytes(norm: Norm, rows: int, dim: int, run: Execution, *, feeds_product: bool = True) -> int:
-    """Bytes that one norm over [rows, dim] keeps, its output included where a product will keep it.
-
-    Fused RMSNorm keeps its output before the gain and one fp32 number a row. The plain form keeps its fp32 input (LayerNorm: centred),
-    one number a row, and its output before the gain if there is a gain. The output after the gain is kept by the product it feeds.
-    """
-    c = run.number_bytes
-    output = rows * dim * c
-    gain = norm.weight or norm.bias
-    if run.fused_norm and norm.kind == "rms":
-        return output + rows * 4 + (output if gain and feeds_product else 0)
-    return rows * (dim + 1) * 4 + (output if norm.weight else 0) + (output if feeds_product else 0)
-
-
-def _branch_norm(s: Sizes) -> int:
-    return norm_bytes(s.layer.norm, s.n, s.d, s.run)
-
-
-def _out_norm(s: Sizes) -> int:
-    return norm_bytes(s.layer.norm, s.n, s.d, s.run, feeds_product=False) if s.layer.placement == "sandwich" else 0
-
-
-def _qk_norm(s: Sizes) -> int:
-    norm, a = s.layer.mixer.qk_norm, s.layer.mixer
-    if norm is None:
-        return 0
-    if s.run.fused_norm and norm.kind == "rms" and not norm.weight and a.rotary is not None:  # one function keeps the whole joint product
-        return s.c * s.n * (s.q + 2 * s.kv + a.n_heads + a.n_kv_heads)
-    return norm_bytes(norm, s.n * (a.n_heads + a.n_kv_heads), a.head_dim, s.run, feeds_product=False)
-
-
-def _inner(s: Sizes) -> int:
-    return s.c * s.n * s.layer.mlp.d_ff
-
-
-def _cast(s: Sizes, numbers: int) -> int:
-    return 0 if s.c == 4 else s.c * numbers
-
-
-NORM, OUT_NORM = "norm of the branch", "norm of what the branch gave"
-"""They stand outside of mixer and MLP: only with the whole layer are they computed again."""
-
-SAVED: tuple[Line, ...] = (
-    Line("mixer", NORM, _branch_norm),
-    Line("mixer", OUT_NORM, _out_norm),
-    Line("mixer", "query, key and value weights joined for one product", lambda s: s.c * s.d * (s.q + 2 * s.kv)),
-    Line("mixer", "queries and keys as their norm keeps them", _qk_norm),
-    Line(
-        "mixer",
-        "value embedding: sigmoid, gate, rows looked up",
-        lambda s: s.c * s.n * (2 * s.layer.mixer.n_kv_heads + s.kv) if s.layer.mixer.value_embedding else 0,
-    ),
-    Line("mixer", "queries, keys and values of attention", lambda s: s.c * s.n * (s.q + 2 * s.kv)),
-    Line("mixer", "attention probabilities", lambda s: s.c * s.probabilities),
-    Line("mixer", "attention's log-sum-exp", lambda s: 4 * s.n * s.layer.mixer.n_heads if s.run.attention_block is None else 0),
-    Line("mixer", "attention's output", lambda s: s.c * s.n * s.q),
-    Line("mixer", "output weights, cast to the activations' type", lambda s: _cast(s, s.d * s.q)),
-    Line("mlp", NORM, _branch_norm),
-    Line("mlp", OUT_NORM, _out_norm),
-    Line("mlp", "inner tensors", lambda s: _inner(s) * {"swiglu": 3, "relu2": 2, "gelu": 5}[s.layer.mlp.activation]),
-    Line(
-        "mlp",
-        "weights, cast to the activations' type",
-        lambda s: _cast(s, s.d * s.layer.mlp.d_ff * (3 if s.layer.mlp.activation == "swiglu" else 2)),
-    ),
-)
-"""What one layer keeps for its backward where nothing is computed again."""
-
-WORKING: tuple[Line, ...] = (
-    Line("mlp", "gradients of the inner tensors", lambda s: _inner(s) * {"swiglu": 4, "relu2": 1, "gelu": 2}[s.layer.mlp.activation]),
-    Line("mixer", "gradients of queries, keys and values, and of the output in its place", lambda s: s.c * s.n * (s.q + 2 * s.kv)),
-    Line("mixer", "scores, or the gradient of the joint product", lambda s: s.c * max(s.scores_at_once, s.n * (s.q + 2 * s.kv))),
-    Line("mixer", "gradient of the output's matrix", lambda s: 4 * s.d * s.q),
-)
-"""What backward holds at most in a branch, beyond the saved tensors and the gradient of the stream."""
+PACKED_ROWS = 256
+"""Rows of a transposed factor in 16 bits that a processor's matrix product lays out anew at a time: 192 to 304 were seen."""
 
 
 class Moment(NamedTuple):
@@ -217,10 +81,16 @@ class Memory:
 
 
 def optimizer_numbers(weights: tuple[Weight, ...], matrices: str, others: str) -> int:
-    """Numbers of optimizer state: one method for the layers' matrices, one for everything else. UsageError for a method not known."""
+    """Numbers of optimizer state: one method for the layers' matrices, one for everything else.
+
+    Raises UsageError for a method that is not known, and for SOAP on experts, whose matrices stand in one tensor of three dims.
+    """
     for method in (matrices, others):
         if method not in MOMENTS:
             raise UsageError(f"optimizer {method!r} has no known state; choose one of {', '.join(MOMENTS)}")
+    stacked = [w.name for w in weights if w.kind == "matrix" and len(w.shape) > 2]
+    if matrices == "soap" and stacked:
+        raise UsageError(f"optimizer soap moves single matrices, and {stacked[0]} is a stack of experts' ones: choose muon, adamw or sgd")
     moments = sum(w.numbers * MOMENTS[matrices if w.kind == "matrix" else others] for w in weights)
     if matrices != "soap":
         return moments
@@ -230,9 +100,8 @@ def optimizer_numbers(weights: tuple[Weight, ...], matrices: str, others: str) -
 
 def saved_bytes(config: ModelConfig, workload: Training) -> list[dict[str, dict[str, int]]]:
     """Bytes that each layer's backward needs, computed again or not: for each layer, part -> name of the line in ``SAVED`` -> bytes."""
-    check_predicted(config, "the memory of training")
     sizes = config.d_model, workload.batch_size, workload.seq_len, workload.run or CPU
-    return [_evaluate(SAVED, Sizes(layer, *sizes)) for layer in config.layers]
+    return [lines(SAVED, Sizes(layer, *sizes), NORMS) for layer in config.layers]
 
 
 def kept_bytes(config: ModelConfig, workload: Training) -> dict[str, int]:
@@ -246,22 +115,15 @@ def kept_bytes(config: ModelConfig, workload: Training) -> dict[str, int]:
         return {f"layers.{i}.{part}": stream * (part == "mixer") for i, layer in enumerate(layers) for part in layer}
     again = {"attention": "mixer", "mlp": "mlp"}.get(run.recompute)
     return {
-        f"layers.{i}.{part}": lines[NORM] + lines[OUT_NORM] if part == again else sum(lines.values())
+        f"layers.{i}.{part}": held[NORM] + held[OUT_NORM] if part == again else sum(held.values())
         for i, layer in enumerate(layers)
-        for part, lines in layer.items()
+        for part, held in layer.items()
     }
 
 
 def state_bytes(component: Component, *, matrices: str = "muon", others: str = "adamw") -> int:
     """Bytes of fp32 masters, gradients and moments of a component's parameters; UsageError for a method that is not known."""
     return 4 * (2 * component.parameters + optimizer_numbers(component.all_weights, matrices, others))
-
-
-def _evaluate(table: tuple[Line, ...], sizes: Sizes) -> dict[str, dict[str, int]]:
-    found: dict[str, dict[str, int]] = {"mixer": {}, "mlp": {}}
-    for line in table:
-        found[line.part][line.name] = line.n_bytes(sizes)
-    return found
 
 
 def training_memory(
@@ -290,6 +152,17 @@ def training_memory(
         live = standing | moment.categories
         timeline.append(Moment(moment.name, given | live | {"allocator": round(run.allocator_overhead * sum(live.values()))}))
     return Memory(tuple(timeline))
+
+
+def rotary_dims(config: ModelConfig) -> list[int]:
+    """Of each table of cosines and sines that the layers share: how many dims of a head it turns."""
+    tables = {}
+    for layer in config.layers:
+        a = layer.mixer
+        if isinstance(a, Attention | LatentAttention) and a.rotary is not None:
+            width = a.rotary_dim if isinstance(a, LatentAttention) else a.head_dim
+            tables[width, a.rotary] = a.rotary.dims or width
+    return list(tables.values())
 
 
 @dataclass(frozen=True)
@@ -326,10 +199,15 @@ class _Step:
         total = n * (8 + 8 + 4)  # tokens, targets, documents
         if config.hash_embedding is not None:
             total += 8 * n * len(config.hash_embedding.orders)
+        if config.learned_positions:
+            total += 8 * n
+        total += c * self.workload.seq_len * sum(rotary_dims(config))
+        stream, whole = c * n * config.d_model, self.run.recompute == "layers"
+        first = config.layers[0].placement if config.layers else "post"
+        total += stream * (first == "post" and not (whole and config.layers))
         if config.embedding_norm is not None:
-            total += norm_bytes(config.embedding_norm, n, config.d_model, self.run, feeds_product=False)
-        if not config.layers or (config.layers[0].placement == "post" and self.run.recompute != "layers"):
-            total += c * n * config.d_model
+            alone, read = (norm_bytes(config.embedding_norm, n, config.d_model, self.run, feeds_product=feeds) for feeds in (False, True))
+            total += alone - stream * (alone == read and (whole or first in ("post", "after")))  # what it keeps is the stream itself
         return total
 
     def after_layers(self) -> int:
@@ -341,6 +219,14 @@ class _Step:
             total += 4 * n * (experts + features + PRIOR_GATE_WIDTH + 2 * (experts + 1))
         return total
 
+    def unread(self) -> int:
+        """What no product reads of the last layer's closing norm where the final norm keeps what it needs itself."""
+        config, run = self.config, self.run
+        if not config.layers or config.layers[-1].placement != "post" or config.final_norm is None or run.recompute == "layers":
+            return 0
+        kept, alone = (norm_bytes(config.layers[-1].norm, self.n, config.d_model, run, feeds_product=feeds) for feeds in (True, False))
+        return kept - alone
+
     def loss_moments(self, before: int, saved: int) -> list[Moment]:
         """The head: gradients of hidden states and matrix are taken chunk by chunk going forward, and scaled into copies going back."""
         c, n, d, v = self.run.number_bytes, self.n, self.config.d_model, self.config.vocab_size
@@ -349,11 +235,12 @@ class _Step:
         # of a chunk: logits, with a cap also what tanh gave and its slope, with a bias the gradient scaled for it; and the last chunk's
         # logits live until the next one's are there
         capped, bias = self.config.logit_softcap is not None, self.config.head_bias
-        chunks = rows * v * 4 * ((3 if capped else 1 + bias) + (n > rows))
-        if c != 4:  # both types side by side; and for the matrix's gradient a processor turns the logits' over
-            product = 8 if self.run.fused_norm or bias else 6
-            alive = (16 if capped else 12) if n > rows else (12 if capped else product)
-            chunks = max(rows * v * alive, rows * v * product + 6 * v * d)
+        one, factors = rows * v * 4, rows * d * c  # hidden states times their factors, for the matrix's gradient
+        chunks = one * (3 if capped else 1 + bias) + max(one * (n > rows), 0 if capped or bias else factors)
+        if c != 4:  # both types side by side; the matrix's gradient comes in the activations' type, and a processor packs its factors
+            held, packed = 6 + 4 * capped, 2 * rows * (d + min(v, PACKED_ROWS)) if self.run.fused_norm else 0
+            alive = (16 if capped else 12) if n > rows else 12 if capped else 8 if bias else 6
+            chunks = max(rows * v * alive, rows * v * held + factors + packed + 2 * v * d, rows * v * held + 6 * v * d)
         return [
             Moment("loss, forward", self.categories(before, saved, head + cast + chunks)),
             Moment("loss, backward", self.categories(before, saved, 2 * head + cast)),
@@ -363,7 +250,7 @@ class _Step:
         """Loss, then back through the layers: what they saved goes as the gradients come, unless those stand already."""
         config, stream = self.config, self.run.number_bytes * self.n * self.config.d_model
         layers, kept = saved_bytes(config, self.workload), kept_bytes(config, self.workload)
-        below, above = self.before_layers(), self.after_layers()
+        below, above = self.before_layers(), self.after_layers() - self.unread()
         saved = below + sum(kept.values())
         standing = self.all_gradients() if self.workload.micro_batches > 1 else 0
         new: dict[str, int] = {}  # bytes of gradients by branch, such as layers.0.mlp
@@ -373,16 +260,21 @@ class _Step:
         found = self.loss_moments(standing, saved + above)
         gradients = standing or 4 * config.vocab_size * config.d_model
         for i in reversed(range(len(layers))):
-            working = _evaluate(WORKING, Sizes(config.layers[i], config.d_model, self.workload.batch_size, self.workload.seq_len, self.run))
-            ended = {"pre": None, "post": NORM, "sandwich": OUT_NORM}[config.layers[i].placement]  # gone before the branch itself
-            needs = {part: sum(lines.values()) for part, lines in layers[i].items()}
+            placement = config.layers[i].placement
+            working = lines(WORKING, Sizes(config.layers[i], config.d_model, self.workload.batch_size, self.workload.seq_len, self.run))
+            ended = {"pre": None, "post": NORM}.get(placement, OUT_NORM)  # gone before the branch itself
+            needs = {part: sum(found.values()) for part, found in layers[i].items()}
             whole = self.run.recompute == "layers"
-            if whole:  # its input stays until all of it is gone
+            if whole:  # its input stays until all of it is gone; where no norm stands before it, it is what the mixer keeps
+                needs["mixer"] -= stream * (placement == "after")
                 saved += sum(needs.values())
             for part in ("mlp", "mixer"):
+                if outer := norm_working(config.layers[i], self.n, config.d_model, self.run):
+                    found.append(Moment(f"backward, layer {i}, norm of {part}", self.categories(gradients, saved, stream + outer)))
                 if not whole:
                     saved += needs[part] - kept[f"layers.{i}.{part}"]
-                held, gone = stream + sum(working[part].values()), layers[i][part].get(ended, 0)
+                gone = layers[i][part].get(ended, 0)
+                held = stream + sum(working[part].values())
                 found.append(Moment(f"backward, layer {i}, {part}", self.categories(gradients, saved - gone, held)))
                 gradients += 0 if standing else new[f"layers.{i}.{part}"]
                 saved -= needs[part]
@@ -405,9 +297,9 @@ def _update_bytes(counted: Cost, matrices: str, run: Execution) -> int:
         return 0
     stacks: dict[tuple[int, ...], int] = {}
     for weight in counted.weights:
-        if weight.kind == "matrix":
-            shape = tuple(sorted(weight.shape))
-            stacks[shape] = stacks.get(shape, 0) + 1
+        if weight.kind == "matrix":  # of experts, each one's matrix
+            shape = tuple(sorted(weight.shape[-2:]))
+            stacks[shape] = stacks.get(shape, 0) + math.prod(weight.shape[:-2])
     if matrices == "soap":
         return 4 * max((count * max(5 * r * c, r * c + 4 * c * c) for (r, c), count in stacks.items()), default=0)
     iteration = before = 0

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from groundup.account import work
+from groundup.account import mixer_work, work
 from groundup.account.attention_work import AttentionWork, key_blocks
 from groundup.account.component import Component, Kind, Weight
 from groundup.account.execution import IDEAL, Execution
@@ -262,6 +262,8 @@ def _linear_mixer(name: str, a: LinearMixer, d: int, seq: _Sequence) -> Componen
     held = (Weight(f"{name}.convolution.weight", (mixed, a.conv_width), "vector"),)
     taps = a.conv_width * mixed * t
     convolved = StepWork((Pass(3 * taps, 2 * taps, calls=2 * a.conv_width),), (Pass(5 * taps, 3 * taps, calls=4 * a.conv_width),))
+    if not seq.executed_as.compiled:
+        convolved = mixer_work.convolution(a, t)
     parts.append(Component(f"{name}.convolution", held, own_work=convolved))
     parts.append(Component(f"{name}.rates", tuple(Weight(f"{name}.{leaf}", (h,), "vector") for leaf in ("log_rate", "decay_bias"))))
     parts += _delta_step(name, a) if t == 1 and seq.cached is not None else _delta_chunks(name, a, seq)
@@ -292,28 +294,31 @@ def _delta_chunks(name: str, a: LinearMixer, seq: _Sequence) -> list[Component]:
     within = sum(c * c for c in chunks) * h * (4 * e + 2 * v)
     across = (2 * sum(met) + sum(left)) * 2 * e * v * h
     mixed, values = t * (2 * a.n_key_heads * e + h * v), t * h * v
+    executed = {} if seq.executed_as.compiled else mixer_work.delta_products(a, chunks, met, left, seq.executed_as)
     found = []
     for leaf, flops, back in (("triangular_solve", solved, 3), ("within_chunks", within, 2), ("across_chunks", across, 2)):
         forward = Pass(mixed, values, flops=flops, calls=len(chunks))
         backward = Pass(mixed + values, mixed, flops=back * flops, calls=2 * len(chunks))
-        does = StepWork((forward,), (backward,))
+        does = executed.get(leaf, StepWork((forward,), (backward,)))
         found.append(Component(f"{name}.{leaf}", (), flops, backward_factor=back, own_work=does, mixes=True))
     return found
 
 
 def _experts(name: str, mlp: Experts, d: int, seq: _Sequence) -> Component:
     """Each token's router logits and n_active MLPs; whichever experts these are, the products have the same sizes in all."""
-    t, x, f = seq.length, mlp.n_experts, mlp.d_ff
+    t, x, f, fused = seq.length, mlp.n_experts, mlp.d_ff, seq.executed_as.compiled
     rows = t * mlp.n_active
 
     def stacked(leaf: str, n_out: int, n_in: int) -> Component:
         weights = [Weight(f"{name}.{leaf}.weight", (x, n_out, n_in), "matrix")]
         if mlp.bias:
             weights.append(Weight(f"{name}.{leaf}.bias", (x, n_out), "vector"))
-        does = work.linear(rows, n_in, n_out, bias=mlp.bias)
+        does = work.linear(rows, n_in, n_out, bias=mlp.bias) if fused else mixer_work.expert_products(mlp, t, n_out, n_in)
         return Component(f"{name}.{leaf}", tuple(weights), 2 * rows * n_in * n_out, own_active=(mlp.n_active, x), own_work=does)
 
     parts = [_linear(f"{name}.router", x, d, t, mlp.router.bias)]
+    if not fused:
+        parts.append(Component(f"{name}.rows", own_work=mixer_work.expert_rows(mlp, t, d)))
     parts += [stacked(leaf, f, d) for leaf in (("gate", "up") if mlp.activation in GATED else ("up",))]
     parts.append(Component(f"{name}.activation", own_work=work.activation(Dense(f, mlp.activation), rows, seq.executed_as)))
     parts.append(stacked("down", d, f))

@@ -2,8 +2,8 @@
 
 ``reference`` is ``model.functional.attention_reference`` and the oracle. ``blocked`` is ours, for the CPU: the queries go block by
 block, each block sees only the keys it may see (half the work of a square, less with a window), and the probabilities are kept for a
-backward of plain matrix products. ``triton`` is ours, for GPUs: flash attention, in ``kernels.triton_attention``. ``sdpa`` is PyTorch's
-own, a vendor's kernel, for GPUs without a Triton.
+backward of plain matrix products; scales, caps, sinks and values of another width it alone knows, on every device. ``triton`` is ours,
+for GPUs: flash attention, in ``kernels.triton_attention``. ``sdpa`` is PyTorch's own, a vendor's kernel, for GPUs without a Triton.
 """
 
 import math
@@ -28,72 +28,108 @@ def choose_backend(device: torch.device) -> tuple[str, str]:
 
 
 class _Blocked(torch.autograd.Function):
-    """Exact attention by blocks of queries. Layout inside: [B, K, G * t, E] against [B, K, s, E], one matrix product per block."""
+    """Exact attention by blocks of queries. Layout inside: [B, K, G * t, E] against [B, K, s, E], one matrix product per block.
+
+    Backward needs of each block the probabilities, and under a cap what tanh gave.
+    """
 
     @staticmethod
-    def forward(ctx, q, k, v, documents, window, scale):
+    def forward(ctx, q, k, v, documents, window, scale, cap, sinks):
         batch, t, heads, dim = q.shape
         kv = k.shape[2]
         # [B, T, H, E] -> [B, K, G, T, E]: blocks of T stay views
         q5 = q.new_empty(batch, kv, heads // kv, t, dim)
         torch.mul(q.reshape(batch, t, kv, heads // kv, dim).permute(0, 2, 3, 1, 4), scale, out=q5)
         k4, v4 = k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()
+        turned: list[Tensor] = []  # tanh(scores / cap) of each block
 
         def softmax(scores: Tensor, start: int, low: int) -> Tensor:
-            return torch.softmax(scores.add_(_block_bias(start, low, window, documents, scores)), dim=-1)
+            if cap is not None:
+                turned.append(scores.div_(cap).tanh_())
+                scores = turned[-1] * cap
+            scores = scores.add_(_block_bias(start, low, window, documents, scores))
+            return torch.softmax(scores, dim=-1) if sinks is None else _softmax_with_sinks(scores, sinks)
 
         out, probabilities = attend(q5, k4, v4, window, softmax)
-        ctx.save_for_backward(q5, k4, v4, *probabilities)
-        ctx.window, ctx.scale = window, scale
+        ctx.save_for_backward(q5, k4, v4, sinks, *probabilities, *turned)
+        ctx.window, ctx.scale, ctx.capped = window, scale, cap is not None
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        q5, k4, v4, *probabilities = ctx.saved_tensors
-        dq5, dk, dv = attend_backward(grad, q5, k4, v4, probabilities, ctx.window)
-        return dq5.mul_(ctx.scale).permute(0, 3, 1, 2, 4).flatten(2, 3), dk.transpose(1, 2), dv.transpose(1, 2), None, None, None
+        q5, k4, v4, sinks, *kept = ctx.saved_tensors
+        n_blocks = len(kept) // (1 + ctx.capped)
+        probabilities, turned = kept[:n_blocks], iter(kept[n_blocks:])
+        of_sinks = None if sinks is None else torch.zeros_like(sinks)
+
+        def scored(ds: Tensor) -> Tensor:
+            if of_sinks is not None:  # the gradients of all logits of a softmax sum to 0, and a sink is one of them
+                of_sinks.sub_(ds.view(len(q5), len(of_sinks), -1).sum(-1).sum(0, dtype=of_sinks.dtype))
+            if ctx.capped:
+                t = next(turned).view_as(ds)
+                ds = ds.sub_((t * t).mul_(ds))
+            return ds
+
+        dq5, dk, dv = attend_backward(grad, q5, k4, v4, probabilities, ctx.window, scored)
+        dq = dq5.mul_(ctx.scale).permute(0, 3, 1, 2, 4).flatten(2, 3)
+        return dq, dk.transpose(1, 2), dv.transpose(1, 2), None, None, None, None, of_sinks
+
+
+def _softmax_with_sinks(scores: Float[Tensor, "b k g t s"], sinks: Float[Tensor, " h"]) -> Float[Tensor, "b k g t s"]:
+    """exp(s_j) / (exp(sink) + sum_j exp(s_j)), in fp32 inside; it may overwrite the scores."""
+    wide = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
+    sink = sinks.to(wide.dtype).view(1, *scores.shape[1:3], 1, 1)
+    peak = torch.maximum(wide.amax(-1, keepdim=True), sink)
+    exps = wide.sub_(peak).exp_()
+    return exps.div_(exps.sum(-1, keepdim=True) + (sink - peak).exp()).to(scores.dtype)
 
 
 def attend(
-    q5: Float[Tensor, "b k g t e"], k4: Float[Tensor, "b k t e"], v4: Float[Tensor, "b k t e"], window: int | None, softmax: Callable
-) -> tuple[Float[Tensor, "b t h e"], list[Tensor]]:
+    q5: Float[Tensor, "b k g t e"], k4: Float[Tensor, "b k t e"], v4: Float[Tensor, "b k t f"], window: int | None, softmax: Callable
+) -> tuple[Float[Tensor, "b t h f"], list[Tensor]]:
     """softmax(q k^T) v, block by block, and each block's probabilities [B K, G t, s]; q comes scaled.
 
     ``softmax(scores [B, K, G, t, s], first query, first key)`` makes probabilities of scores, 0 where the mask hides.
     """
     batch, kv, groups, t, dim = q5.shape
-    out = torch.empty(batch, t, kv * groups, dim, dtype=q5.dtype, device=q5.device)
-    out5 = out.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
+    width = v4.shape[-1]
+    out = torch.empty(batch, t, kv * groups, width, dtype=q5.dtype, device=q5.device)
+    out5 = out.view(batch, t, kv, groups, width).permute(0, 2, 3, 1, 4)
     probabilities = []
     for start, stop, low in query_blocks(t, window, BLOCK):
         qb = q5[:, :, :, start:stop].reshape(batch * kv, groups * (stop - start), dim)
         kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
         scores = torch.bmm(qb, kb.transpose(1, 2)).view(batch, kv, groups, stop - start, stop - low)
         p = softmax(scores, start, low).view(batch * kv, groups * (stop - start), stop - low)
-        out5[:, :, :, start:stop] = torch.bmm(p, vb).view(batch, kv, groups, stop - start, dim)
+        out5[:, :, :, start:stop] = torch.bmm(p, vb).view(batch, kv, groups, stop - start, width)
         probabilities.append(p)
     return out, probabilities
 
 
 def attend_backward(
-    grad: Float[Tensor, "b t h e"],
+    grad: Float[Tensor, "b t h f"],
     q5: Float[Tensor, "b k g t e"],
     k4: Float[Tensor, "b k t e"],
-    v4: Float[Tensor, "b k t e"],
+    v4: Float[Tensor, "b k t f"],
     probabilities: list[Tensor],
     window: int | None,
-) -> tuple[Float[Tensor, "b k g t e"], Float[Tensor, "b k t e"], Float[Tensor, "b k t e"]]:
-    """Gradients of ``attend``. With O = P V: dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dP * P)), dQ = dS K, dK = dS^T Q."""
+    scored: Callable[[Tensor], Tensor] = lambda ds: ds,
+) -> tuple[Float[Tensor, "b k g t e"], Float[Tensor, "b k t e"], Float[Tensor, "b k t f"]]:
+    """Gradients of ``attend``. With O = P V: dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dP * P)), dQ = dS K, dK = dS^T Q.
+
+    ``scored`` takes each block's dS [B K, G t, s] and gives the gradient of the products of queries and keys.
+    """
     batch, kv, groups, t, dim = q5.shape
-    g5 = grad.view(batch, t, kv, groups, dim).permute(0, 2, 3, 1, 4)
+    width = v4.shape[-1]
+    g5 = grad.view(batch, t, kv, groups, width).permute(0, 2, 3, 1, 4)
     dq5, dk, dv = torch.empty_like(q5), torch.zeros_like(k4), torch.zeros_like(v4)
     for p, (start, stop, low) in zip(probabilities, query_blocks(t, window, BLOCK), strict=True):
         rows = groups * (stop - start)
-        gb = g5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
+        gb = g5[:, :, :, start:stop].reshape(batch * kv, rows, width)
         qb = q5[:, :, :, start:stop].reshape(batch * kv, rows, dim)
         kb, vb = k4[:, :, low:stop].flatten(0, 1), v4[:, :, low:stop].flatten(0, 1)
-        dv[:, :, low:stop] += torch.bmm(p.transpose(1, 2), gb).view(batch, kv, stop - low, dim)
-        ds = torch._softmax_backward_data(torch.bmm(gb, vb.transpose(1, 2)), p, -1, p.dtype)
+        dv[:, :, low:stop] += torch.bmm(p.transpose(1, 2), gb).view(batch, kv, stop - low, width)
+        ds = scored(torch._softmax_backward_data(torch.bmm(gb, vb.transpose(1, 2)), p, -1, p.dtype))
         dq5[:, :, :, start:stop] = torch.bmm(ds, kb).view(batch, kv, groups, stop - start, dim)
         dk[:, :, low:stop] += torch.bmm(ds.transpose(1, 2), qb).view(batch, kv, stop - low, dim)
     return dq5, dk, dv
@@ -122,12 +158,16 @@ def _block_bias(start: int, low: int, window: int | None, documents: Tensor | No
 def blocked_attention(
     q: Float[Tensor, "b t h e"],
     k: Float[Tensor, "b t k e"],
-    v: Float[Tensor, "b t k e"],
+    v: Float[Tensor, "b t k f"],
     documents: Int[Tensor, "b t"] | None = None,
     window: int | None = None,
-) -> Float[Tensor, "b t h e"]:
-    """``attention_reference`` for training lengths (t = s), exact, in blocks of queries."""
-    return _Blocked.apply(q, k, v, documents, window, 1 / math.sqrt(q.shape[-1]))
+    *,
+    scale: float | None = None,
+    cap: float | None = None,
+    sinks: Float[Tensor, " h"] | None = None,
+) -> Float[Tensor, "b t h f"]:
+    """``attention_reference`` for training lengths (t = s), exact, in blocks of queries: the one backend that knows all it says."""
+    return _Blocked.apply(q, k, v, documents, window, scale or 1 / math.sqrt(q.shape[-1]), cap, sinks)
 
 
 def sdpa_attention(

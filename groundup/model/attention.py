@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from groundup.config import Attention
-from groundup.kernels.attention import BACKENDS, BLOCK, query_blocks
+from groundup.kernels.attention import BACKENDS, BLOCK, blocked_attention, query_blocks
 from groundup.kernels.embedding import lookup
 from groundup.model import functional as F
 from groundup.model.parts import Cache, NormLayer, Weights
@@ -18,20 +18,18 @@ def blockwise_attention(
     q: Float[Tensor, "b t h e"],
     k: Float[Tensor, "b s k e"],
     v: Float[Tensor, "b s k f"],
-    documents: Int[Tensor, "b s"] | None = None,
     window: int | None = None,
     **scores,
 ) -> Float[Tensor, "b t h f"]:
-    """``attention_reference`` a block of queries at a time, against the keys that any of them sees: for what no kernel says.
+    """``attention_reference`` of the last t of s positions, a block of queries at a time, against the keys that any of them sees.
 
     A long prompt that is read into a cache then takes memory for the scores of a block, and not of all. ``scores`` are the reference's
-    scale, cap and sinks. The products are those of ``kernels.attention.blocked_attention``.
+    scale, cap and sinks. The products are those of ``kernels.attention.blocked_attention``, which trains and keeps them.
     """
     parts, earlier = [], k.shape[1] - q.shape[1]
     for start, stop, low in query_blocks(q.shape[1], window, BLOCK, earlier):
-        seen = None if documents is None else documents[:, low:stop]
         asking = q[:, start - earlier : stop - earlier]
-        parts.append(F.attention_reference(asking, k[:, low:stop], v[:, low:stop], seen, window, **scores))
+        parts.append(F.attention_reference(asking, k[:, low:stop], v[:, low:stop], None, window, **scores))
     return torch.cat(parts, dim=1)
 
 
@@ -94,8 +92,10 @@ class AttentionLayer(nn.Module):
                 k, v = cache.append(index, k, v)
             k = F.offset_keys(k, documents) if c.key_offset else k
             scores = {"scale": c.scale, "cap": c.softcap, "sinks": self.sinks}
-            if cache is not None or any(value is not None for value in scores.values()):
-                attended = blockwise_attention(q, k, v, documents if cache is None else None, c.window, **scores)
+            if cache is not None:
+                attended = blockwise_attention(q, k, v, c.window, **scores)
+            elif any(value is not None for value in scores.values()):
+                attended = blocked_attention(q, k, v, documents, c.window, **scores)
             else:
                 attended = BACKENDS[backend](q, k, v, documents, c.window)
         attended = attended.flatten(2)

@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         tables: dict = {}
         x = self.embed(tokens, documents, cache.recent if cache is not None else None, start)
         for index, (layer, config) in enumerate(zip(self.layers, self.config.layers, strict=True)):
-            x = layer(x, tokens, _tables(config.mixer, positions, tables), documents, backend, cache, index)
+            x = layer(x, tokens, _tables(config.mixer, positions, tables, x.dtype), documents, backend, cache, index)
         return x if self.final_norm is None else self.final_norm(x)
 
     def logits(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n v"]:
@@ -199,12 +199,14 @@ class Decoder(nn.Module):
         return total, nats.view(2, *tokens.shape)
 
 
-def _tables(mixer: Attention | LatentAttention | LinearMixer, positions: Int[Tensor, " t"], made: dict) -> Tables | None:
+def _tables(
+    mixer: Attention | LatentAttention | LinearMixer, positions: Int[Tensor, " t"], made: dict, dtype: torch.dtype
+) -> Tables | None:
     """The rotary tables of a mixer, made once for all layers that share them; None where nothing turns."""
     rotary = None if isinstance(mixer, LinearMixer) else mixer.rotary
     if rotary is None:
         return None
     key = (mixer.rotary_dim if isinstance(mixer, LatentAttention) else mixer.head_dim, rotary)
     if key not in made:
-        made[key] = rotary_tables(positions, *key)
+        made[key] = tuple(table.to(dtype) for table in rotary_tables(positions, *key))
     return made[key]

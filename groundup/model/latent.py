@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from groundup.config import LatentAttention, YarnScaling
+from groundup.kernels.attention import blocked_attention
 from groundup.model import functional as F
 from groundup.model.attention import Tables, blockwise_attention
 from groundup.model.parts import Cache, NormLayer, Weights
@@ -50,26 +51,30 @@ class LatentAttentionLayer(nn.Module):
         q_turned = F.rotate(q_turned, *rotary, interleaved=c.rotary.interleaved)
         k_turned = F.rotate(k_turned.unsqueeze(2), *rotary, interleaved=c.rotary.interleaved).squeeze(2)
         if cache is None:
-            attended = self.full(q, q_turned, latent, k_turned, documents)
+            q, k, v = self.heads(q, q_turned, latent, k_turned)
+            attended = blocked_attention(q, k, v, documents, scale=latent_scale(c))
         else:
             earlier = cache.length
             latent, k_turned = (part.squeeze(2) for part in cache.append(index, latent.unsqueeze(2), k_turned.unsqueeze(2)))
-            attended = (self.absorbed if earlier else self.full)(q, q_turned, latent, k_turned, None)
+            attended = (self.absorbed if earlier else self.full)(q, q_turned, latent, k_turned)
         return F.linear(attended.flatten(2), self.output.weight, self.output.bias)
 
-    def full(
+    def heads(
         self,
         q: Float[Tensor, "b t h e"],
         q_turned: Float[Tensor, "b t h r"],
         latent: Float[Tensor, "b t c"],
         k_turned: Float[Tensor, "b t r"],
-        documents: Tensor | None,
-    ) -> Float[Tensor, "b t h v"]:
-        """Keys [W_k latent, rotary key] and values W_v latent of every head, then attention as usual: fewest FLOPs where all T ask."""
+    ) -> tuple[Float[Tensor, "b t h w"], Float[Tensor, "b t h w"], Float[Tensor, "b t h v"]]:
+        """Queries, keys [W_k latent, rotary key] and values W_v latent of every head."""
         c = self.config
         k, v = F.linear(latent, self.key_value.weight).unflatten(-1, (c.n_heads, -1)).split([c.head_dim, c.value_dim], dim=-1)
         k = torch.cat((k, k_turned.unsqueeze(2).expand(-1, -1, c.n_heads, -1)), dim=-1)
-        return blockwise_attention(torch.cat((q, q_turned), dim=-1), k, v, documents, None, scale=latent_scale(c))
+        return torch.cat((q, q_turned), dim=-1), k, v
+
+    def full(self, *parts: Tensor) -> Float[Tensor, "b t h v"]:
+        """``heads``, then attention as usual, for a prompt: fewest FLOPs where all T ask."""
+        return blockwise_attention(*self.heads(*parts), scale=latent_scale(self.config))
 
     def absorbed(
         self,
@@ -77,7 +82,6 @@ class LatentAttentionLayer(nn.Module):
         q_turned: Float[Tensor, "b t h r"],
         latent: Float[Tensor, "b s c"],
         k_turned: Float[Tensor, "b s r"],
-        documents: Tensor | None,
     ) -> Float[Tensor, "b t h v"]:
         """The same with q^T (W_k c) = (W_k^T q)^T c and W_v (sum_s p_s c_s): attention over latents, one key for all heads.
 
@@ -88,5 +92,5 @@ class LatentAttentionLayer(nn.Module):
         of_keys, of_values = heads.split([c.head_dim, c.value_dim], dim=1)
         asked = torch.cat((einsum(q, of_keys, "b t h e, h e c -> b t h c"), q_turned), dim=-1)
         keys = torch.cat((latent, k_turned), dim=-1).unsqueeze(2)
-        read = blockwise_attention(asked, keys, latent.unsqueeze(2), documents, scale=latent_scale(c))
+        read = blockwise_attention(asked, keys, latent.unsqueeze(2), scale=latent_scale(c))
         return einsum(read, of_values, "b t h c, h v c -> b t h v")

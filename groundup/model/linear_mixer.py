@@ -7,16 +7,58 @@ Each head keeps a matrix S [E, V] that maps keys to values. A token forgets some
 Symbols: H heads, E key_dim, V value_dim, c tokens of a chunk.
 """
 
+from collections.abc import Iterator
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from groundup.config import DELTA_CHUNK, LinearMixer
+from groundup.kernels import elementwise
 from groundup.model import functional as F
 from groundup.model.parts import Cache, NormLayer, Weights
 
 State = Float[Tensor, "b h e v"]
+
+
+class _Convolution(torch.autograd.Function):
+    """``causal_convolution`` that keeps its inputs only: autograd's own would keep each of the W shifted copies."""
+
+    @staticmethod
+    def forward(ctx, x, weight, earlier, documents):
+        ctx.save_for_backward(x, weight, earlier, documents)
+        y = x * weight[:, -1].to(x.dtype)
+        for back, before in _shifted(x, earlier, documents, weight.shape[1]):
+            y.addcmul_(before, weight[:, -1 - back].to(x.dtype))
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, earlier, documents = ctx.saved_tensors
+        width, length = weight.shape[1], x.shape[1]
+        padded = torch.cat((torch.zeros_like(earlier), grad * weight[:, -1].to(x.dtype)), dim=1)
+        of_weight = [(grad * x).sum((0, 1), dtype=weight.dtype)]
+        for back, before in _shifted(x, earlier, documents, width):
+            of_weight.insert(0, before.mul_(grad).sum((0, 1), dtype=weight.dtype))
+            given = torch.mul(grad, weight[:, -1 - back].to(x.dtype), out=before)
+            if documents is not None:
+                given.mul_(_same(documents, back)[..., None])
+            padded[:, width - 1 - back : width - 1 - back + length] += given
+        return padded[:, width - 1 :], torch.stack(of_weight, dim=1), padded[:, : width - 1], None
+
+
+def _shifted(x: Tensor, earlier: Tensor, documents: Tensor | None, width: int) -> Iterator[tuple[int, Tensor]]:
+    """For 1 to W - 1 tokens back: how far, and a copy of the inputs from there, 0 where another document was."""
+    for back in range(1, width):
+        before = torch.cat((earlier[:, width - 1 - back :], x), dim=1)[:, : x.shape[1]]
+        yield back, before if documents is None else before.mul_(_same(documents, back)[..., None])
+
+
+def _same(documents: Int[Tensor, "b t"], back: int) -> Bool[Tensor, "b t"]:
+    same = torch.zeros_like(documents, dtype=torch.bool)
+    same[:, back:] = documents[:, back:] == documents[:, : documents.shape[1] - back]
+    return same
 
 
 def causal_convolution(
@@ -26,16 +68,7 @@ def causal_convolution(
     documents: Int[Tensor, "b t"] | None = None,
 ) -> Float[Tensor, "b t c"]:
     """y_t = sum_j weight_j x_{t - W + 1 + j} for each channel, over this document; ``earlier`` are the W - 1 inputs before these."""
-    width, padded = weight.shape[1], torch.cat((earlier, x), dim=1)
-    y = x * weight[:, -1].to(x.dtype)
-    for back in range(1, width):
-        before = padded[:, width - 1 - back : width - 1 - back + x.shape[1]]
-        if documents is not None:
-            same = torch.zeros_like(documents, dtype=torch.bool)
-            same[:, back:] = documents[:, back:] == documents[:, : documents.shape[1] - back]
-            before = before * same[..., None]
-        y = y + before * weight[:, -1 - back].to(x.dtype)
-    return y
+    return _Convolution.apply(x, weight, earlier, documents)
 
 
 def delta_rule_recurrent(
@@ -81,14 +114,13 @@ def delta_rule(
     """
     q, k, v = (rearrange(x, "b t h d -> b h t d") for x in (q, k, v))
     log_decay, beta = (rearrange(x, "b t h -> b h t") for x in (log_decay, beta))
-    outputs, length = [], q.shape[2]
+    # laid out by heads once, or each product would keep a copy of its own; split, for the gradient of a slice is as long as the whole
+    split = [x.split(chunk, dim=2) for x in (q.contiguous(), k.contiguous(), v, log_decay, beta)]
+    owners = [None] * len(split[0]) if documents is None else documents.split(chunk, dim=1)
+    outputs = []
     before = None if documents is None else documents[:, :1]  # the document that the state is of
-    for start in range(0, length, chunk):
-        part = slice(start, min(start + chunk, length))
-        here = None if documents is None else documents[:, part]
-        last = part.stop == length
-        arguments = (q[:, :, part], k[:, :, part], v[:, :, part], log_decay[..., part], beta[..., part])
-        o, state = _chunk(*arguments, here, before, state, keep=keep or not last)
+    for i, (*arguments, here) in enumerate(zip(*split, owners, strict=True)):
+        o, state = _chunk(*arguments, here, before, state, keep=keep or i < len(owners) - 1)
         outputs.append(o)
         before = None if here is None else here[:, -1:]
     return rearrange(torch.cat(outputs, dim=2), "b h t v -> b t h v"), state
@@ -147,6 +179,14 @@ class LinearMixerLayer(nn.Module):
     def forward(self, x, tokens, rotary, documents, backend: str, cache: Cache | None, index: int) -> Tensor:
         """[B, T, D] -> [B, T, D]. A cache holds the last inputs of the convolution and the state, whatever the length."""
         c = self.config
+        o = self.rule(x, documents, cache, index).to(x.dtype)
+        gate = F.linear(x, self.output_gate.weight).unflatten(-1, (c.n_heads, c.value_dim))
+        y = elementwise.swiglu(F.wide(gate), F.wide(self.norm(o))).to(x.dtype)
+        return F.linear(y.flatten(2), self.output.weight)
+
+    def rule(self, x: Float[Tensor, "b t d"], documents: Tensor | None, cache: Cache | None, index: int) -> Float[Tensor, "b t h v"]:
+        """What the heads read from their states, in fp32."""
+        c = self.config
         mixed = torch.cat([F.linear(x, part.weight) for part in (self.query, self.key, self.value)], dim=-1)
         held = None if cache is None else cache.state(index)
         earlier = mixed.new_zeros(len(x), c.conv_width - 1, mixed.shape[-1]) if held is None else held[0]
@@ -159,9 +199,7 @@ class LinearMixerLayer(nn.Module):
             o, state = delta_rule_recurrent(*arguments, None, state)
         if cache is not None:
             cache.keep_state(index, (torch.cat((earlier, mixed), dim=1)[:, x.shape[1] :], state))
-        gate = F.linear(x, self.output_gate.weight).unflatten(-1, (c.n_heads, c.value_dim))
-        y = (F.wide(self.norm(o.to(x.dtype))) * F.silu(F.wide(gate))).to(x.dtype)
-        return F.linear(y.flatten(2), self.output.weight)
+        return o
 
     def heads(self, mixed: Float[Tensor, "b t c"]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit queries / sqrt(E) and unit keys [B, T, H, E], values [B, T, H, V], in fp32; heads share a key head in groups."""

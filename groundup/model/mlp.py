@@ -68,6 +68,22 @@ def route(
     return weights * router.scale, chosen
 
 
+class _Combine(torch.autograd.Function):
+    """Adds each row times its weight to the token it came from; keeps its inputs, where autograd would keep their products too."""
+
+    @staticmethod
+    def forward(ctx, rows, weights, token, n_tokens):
+        ctx.save_for_backward(rows, weights, token)
+        return rows.new_zeros(n_tokens, rows.shape[1]).index_add_(0, token, rows * weights[:, None])
+
+    @staticmethod
+    def backward(ctx, grad):
+        rows, weights, token = ctx.saved_tensors
+        given = grad[token]
+        of_weights = (given * rows).sum(-1)
+        return given.mul_(weights[:, None]), of_weights, None, None
+
+
 class ExpertsLayer(nn.Module):
     """Holds a router and the projections of all experts, one tensor each, and applies them."""
 
@@ -103,14 +119,16 @@ class ExpertsLayer(nn.Module):
         order = chosen.flatten().argsort(stable=True)
         token = order // chosen.shape[1]
         counts = torch.bincount(chosen.flatten(), minlength=self.config.n_experts).tolist()
+        return _Combine.apply(self._by_expert(x[token], counts), weights.flatten()[order], token, len(x))
+
+    def _by_expert(self, rows: Float[Tensor, "r d"], counts: list[int]) -> Float[Tensor, "r d"]:
         gates = self._parts("gate") if self.config.activation in GATED else [(None, None)] * len(counts)
         done = []
-        for rows, gate, up, down in zip(x[token].split(counts), gates, self._parts("up"), self._parts("down"), strict=True):
-            if len(rows):
-                gated = None if gate[0] is None else F.linear(rows, *gate)
-                done.append(F.linear(activate(F.linear(rows, *up), gated, self.config.activation), *down))
-        weighted = torch.cat(done) * weights.flatten()[order][:, None]
-        return torch.zeros_like(x).index_add(0, token, weighted)
+        for x, gate, up, down in zip(rows.split(counts), gates, self._parts("up"), self._parts("down"), strict=True):
+            if len(x):
+                gated = None if gate[0] is None else F.linear(x, *gate)
+                done.append(F.linear(activate(F.linear(x, *up), gated, self.config.activation), *down))
+        return torch.cat(done)
 
     def _parts(self, name: str) -> list[tuple[Tensor, Tensor | None]]:
         """Weight and bias of each expert. Unbound once: gradients of slices would each be as large as the whole."""

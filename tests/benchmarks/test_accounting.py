@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import accounting
-from groundup.config import check
+from groundup.config import Attention, check
 
 
 def test_the_grid_covers_what_the_decoder_has():
@@ -15,9 +15,13 @@ def test_the_grid_covers_what_the_decoder_has():
         assert check(case.config) and case.seq_len <= case.config.context_length
     assert {case.matrices for case in cases} == {"muon", "soap", "adamw", "sgd"} and {case.others for case in cases} == {"adamw", "sgd"}
     layers = [layer for case in cases for layer in case.config.layers]
-    assert {layer.placement for layer in layers} == {"pre", "post", "sandwich"}
-    assert {layer.mlp.activation for layer in layers} == {"swiglu", "gelu", "relu2"}
-    assert any(layer.mixer.window for layer in layers) and any(layer.mixer.n_kv_heads < layer.mixer.n_heads for layer in layers)
+    assert {layer.placement for layer in layers} == {"pre", "post", "sandwich", "after"}
+    assert {layer.mlp.activation for layer in layers} == {"swiglu", "gelu", "relu2", "geglu", "clamped_swiglu"}
+    assert {type(part).__name__ for layer in layers for part in (layer.mixer, layer.mlp)} == {
+        *("Attention", "LatentAttention", "LinearMixer", "Dense", "Experts")
+    }
+    attention = [layer.mixer for layer in layers if isinstance(layer.mixer, Attention)]
+    assert any(a.window for a in attention) and any(a.n_kv_heads < a.n_heads for a in attention) and any(a.sinks for a in attention)
     assert any(case.config.tied for case in cases) and any(case.config.logit_softcap for case in cases)
 
 

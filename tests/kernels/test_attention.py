@@ -48,6 +48,29 @@ def test_gradients_of_the_blocked_kernel_are_true(monkeypatch):
         assert torch.autograd.gradcheck(lambda *a, w=window, d=owners: blocked_attention(*a, d, w), (q, k, v))
 
 
+@given(
+    t=st.sampled_from([1, BLOCK, BLOCK + 5]),
+    heads=st.sampled_from([(4, 4), (4, 2)]),
+    window=st.sampled_from([None, 9]),
+    cap=st.sampled_from([None, 0.7]),
+    scale=st.sampled_from([None, 2.0]),
+    with_sinks=st.booleans(),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=15)
+def test_caps_sinks_scales_and_values_of_another_width_are_the_references(t, heads, window, cap, scale, with_sinks, seed):
+    q, k, _ = inputs(t, *heads, seed)
+    generator = torch.Generator().manual_seed(seed + 1)
+    v = torch.randn(2, t, heads[1], 3, generator=generator, dtype=q.dtype).requires_grad_()
+    sinks = torch.randn(heads[0], generator=generator, dtype=q.dtype).requires_grad_() if with_sinks else None
+    upstream = torch.randn(2, t, heads[0], 3, generator=generator, dtype=q.dtype)
+    asked = (q, k, v) if sinks is None else (q, k, v, sinks)
+    made = [f(q, k, v, packed(t, seed), window, scale=scale, cap=cap, sinks=sinks) for f in (blocked_attention, attention_reference)]
+    torch.testing.assert_close(*made, atol=1e-10, rtol=1e-8)
+    for ours, reference in zip(*(torch.autograd.grad(out, asked, upstream) for out in made), strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-10, rtol=1e-8)
+
+
 def test_values_are_accurate_in_fp32():
     q, k, v = (a.detach().float() for a in inputs(100, 4, 2, 0))
     exact = attention_reference(q.double(), k.double(), v.double())

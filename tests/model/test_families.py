@@ -247,16 +247,10 @@ def test_active_parameters_are_those_of_the_chosen_experts(config, billions, act
     assert (round(counted.parameters / 1e9, 1), round((counted.active_parameters - table) / 1e9, 1)) == (billions, active)
 
 
-def test_what_is_not_yet_predicted_of_training_is_refused_by_name():
-    config = published("deepseek_v2", 100, 64, 80, 2, 4, 4, **LITE)
-    with pytest.raises(
-        UsageError, match="memory of training is not predicted for a model whose layer 0 has a mixer of kind LatentAttention"
-    ):
-        training_memory(config, Training(8))
+def test_a_layout_that_is_not_yet_predicted_is_refused_by_name():
     with pytest.raises(UsageError, match="a layout is not predicted for a model whose layer 0 has an mlp of kind Experts"):
         Layout(tensor=2).check(published("mixtral", 100, 64, 80, 2, 4, 4))
-    with pytest.raises(UsageError, match="learned_positions"):
-        training_memory(from_family({"model_type": "gpt2"}), Training(8))
+    assert training_memory(from_family({"model_type": "gpt2"}), Training(8)).peak_bytes > 16 * 124e6
 
 
 @pytest.mark.parametrize(

@@ -68,3 +68,10 @@ def test_the_convolution_is_torchs(width):
     packed = causal_convolution(x, weight, nothing, owners([4, 5]))
     torch.testing.assert_close(packed[:, :4], expected[:, :4])
     torch.testing.assert_close(packed[:, 4:], causal_convolution(x[:, 4:], weight, nothing))
+
+
+def test_gradients_of_the_convolution_are_true():
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in ((2, 7, 3), (3, 4), (2, 3, 3))]
+    for documents in (None, torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 1, 1, 1, 2, 2, 2]])):
+        assert torch.autograd.gradcheck(lambda *given, d=documents: causal_convolution(*given, d), parts)
