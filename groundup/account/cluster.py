@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
@@ -35,6 +35,8 @@ USABLE_MEMORY = 0.92
 """Part of a device's memory that training may take; the rest is for the driver, communication buffers and holes. Assumed."""
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Sequences at a time that are tried."""
+POLICIES: tuple[Recompute, ...] = ("none", "mlp", "layers")
+"""What is tried to be computed again: attention alone would hold more than the MLP, and take as long."""
 
 
 class Network(NamedTuple):
@@ -294,8 +296,8 @@ def take_step(
     return Step(cluster, Spread(counted, workload))
 
 
-def possible_layouts(config: ModelConfig, cluster: Cluster) -> Iterator[Layout]:
-    """Layouts over all devices into which the model divides.
+def possible_layouts(config: ModelConfig, cluster: Cluster, *, lean: bool = False) -> Iterator[Layout]:
+    """Layouts over all devices into which the model divides; the lean ones are those that no other undercuts in memory.
 
     Tensor parallelism stays within a node, as it sends most; with a pipeline ZeRO stays at stage 1, as gradients and weights would be
     sent for each of its many micro-batches.
@@ -308,25 +310,21 @@ def possible_layouts(config: ModelConfig, cluster: Cluster) -> Iterator[Layout]:
             stages = (0,) if d == 1 else (0, 1) if p > 1 else (0, 1, 2, 3)
             runs = [v for v in (1, 2, 4) if v == 1 or (p > 1 and len(config.layers) % (p * v) == 0)]
             spread = [(e, overlap) for e in _expert_divisors(config, d) for overlap in ((False, True) if e > 1 else (False,))]
+            if lean:
+                stages, runs, spread = stages[-2:] if p == 1 else stages[-1:], [1], [pair for pair in spread if not pair[1]]
             for zero, v, (e, overlap) in itertools.product(stages, runs, spread):
                 yield Layout(d, t, p, zero, v, e, overlap)
 
 
-def possible_steps(
-    counted: Counted,
-    cluster: Cluster,
-    batch_size: int,
-    micro_batches: Sequence[int] = MICRO_BATCHES,
-    policies: Sequence[Recompute] = ("none", "mlp", "layers"),
-) -> Iterator[Step]:
+def possible_steps(counted: Counted, cluster: Cluster, batch_size: int) -> Iterator[Step]:
     """Steps in all layouts whose replicas have something to do, and stages that take turns a micro-batch each."""
     for layout in possible_layouts(counted.config, cluster):
-        for micro in micro_batches:
+        for micro in MICRO_BATCHES:
             m = batch_size // (layout.data * micro)
             if m < 1:
                 break
             if m >= (layout.pipeline if layout.interleave > 1 else 1 + layout.overlap):
-                for policy in policies:
+                for policy in POLICIES:
                     yield take_step(counted, layout, cluster, batch_size=batch_size, micro_batch=micro, recompute=policy)
 
 
@@ -375,7 +373,8 @@ def devices_needed(counted: Counted, cluster: Cluster) -> int | None:
 
 def holds(counted: Counted, cluster: Cluster) -> bool:
     """Whether the model trains in some layout, a sequence at a time and everything computed again."""
-    return any(step.fits for step in possible_steps(counted, cluster, cluster.devices, (1,), ("layers",)))
+    leanest = possible_layouts(counted.config, cluster, lean=True)
+    return any(take_step(counted, layout, cluster, batch_size=cluster.devices, recompute="layers").fits for layout in leanest)
 
 
 def _rank(step: Step) -> tuple[bool, float, float]:

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from groundup.account import cost
-from groundup.account.layouts import Layout
 from groundup.account.memory import training_memory
 from groundup.account.workload import Training
 from groundup.config import Attention, Dense, HashEmbedding, LatentAttention, Layer, LinearScaling, ModelConfig, Norm, Prior, Rotary
@@ -253,8 +252,6 @@ def test_what_is_not_yet_predicted_of_training_is_refused_by_name():
         UsageError, match="memory of training is not predicted for a model whose layer 0 has a mixer of kind LatentAttention"
     ):
         training_memory(config, Training(8))
-    with pytest.raises(UsageError, match="a layout is not predicted for a model whose layer 0 has an mlp of kind Experts"):
-        Layout(tensor=2).check(published("mixtral", 100, 64, 80, 2, 4, 4))
     with pytest.raises(UsageError, match="learned_positions"):
         training_memory(from_family({"model_type": "gpt2"}), Training(8))
 
