@@ -95,7 +95,7 @@ class CostOf:
         config, device = open_shape(self.model), find_device(self.device)
         if self.mfu is not None and not 0 < self.mfu <= 1:
             raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
-        if self.devices < 1 or (self.batch_size or 1) < 1 or (self.micro_batches or 1) < 1:
+        if any(n is not None and n < 1 for n in (self.devices, self.batch_size, self.micro_batches)):
             raise UsageError("--devices, --batch-size and --micro-batches must be at least 1")
         if self.layout is not None:
             self._show_layout(self.layout, config, device)
@@ -161,7 +161,7 @@ class CostOf:
             layout,
             seq_len=self.seq_len or min(4096, config.context_length),
             tokens=self.tokens,
-            micro_batch=self.batch_size or 1,
+            micro_batch=1 if self.batch_size is None else self.batch_size,
             micro_batches=self.micro_batches,
             recompute=self.recompute,
         )

@@ -90,7 +90,7 @@ REFUSED = {
     "no speed": (f"{MODEL} --conventions --tokens-per-s 0", "above 0"),
     "too long a sequence": (f"{MODEL} --seq-len 9000", "9000"),
     "too long a prompt": (f"{MODEL} --prompt-tokens 9000", "8,192"),
-    "heads that do not divide": (f"{MODEL} --layout tensor2", "tensor 2 does not divide the query heads 9; choose 1, 3 or 9"),
+    "heads that do not divide": (f"{MODEL} --layout tensor2", "tensor 2 does not divide the query heads 9; choose 1 or 3"),
     "more stages than layers": (f"{MODEL} --layout pp31", "pipeline 31 is more stages than the model's 30 layers"),
     "experts that are not there": (f"{MODEL} --layout dp8,ep4", "no experts"),
     "devices that are no layout's": (f"{MODEL} --layout dp4 --devices 8", "is for 4"),
@@ -131,3 +131,11 @@ def test_a_layout_shows_what_is_sent_held_and_waited_for(capsys):
     assert sum(found["seconds_by_part"].values()) == pytest.approx(found["step_seconds"])
     assert sum(found["memory"].values()) == pytest.approx(found["bytes_per_device"])
     assert found["seconds"] == pytest.approx(1e9 / found["tokens_per_step"] * found["step_seconds"])
+
+
+def test_what_goes_to_experts_has_a_column(capsys):
+    arguments = ("mixtral-8x7b", "--seq-len", "512", "--layout", "data 8 (ZeRO-1, expert 8)", "--micro-batches", "2")
+    printed, found = said(capsys, *arguments), figures(capsys, *arguments)
+    assert "experts" in printed and "rows to experts and back" in printed
+    rows = 2 * 512 * 2 * 4096 * 2  # micro-batches, tokens, experts of a token, width, bytes
+    assert found["sent_by_part"]["layers.mlp"]["expert"] == 32 * 4 * rows * 7 / 8

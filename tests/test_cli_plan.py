@@ -65,12 +65,6 @@ def test_layouts_say_why_they_were_not_chosen(capsys):
     assert "chosen: fastest" in printed and "slower" in printed and "has 79.0 GB" in printed and "optimizer moments" in printed
 
 
-def test_a_mixture_of_experts_has_layouts(capsys):
-    printed, found = both(capsys, "qwen3-30b-a3b --devices 8 --seq-len 1024 --batch-tokens 64k")
-    assert "rows to experts" in printed or found["layout"]["expert"] == 1
-    assert "expert" in printed and found["bytes_per_device"] < find_device("h100").memory_bytes
-
-
 def test_a_budget_for_a_model_says_how_many_tokens(capsys):
     assert figures(capsys, f"{MODEL} --budget 1d --mfu 0.4")["seconds"] == pytest.approx(86_400)
 

@@ -112,12 +112,13 @@ def test_a_small_model_needs_no_sharding():
 
 def test_what_does_not_fit_is_told_how_many_devices_would_do_and_they_do():
     config = known_model("llama-3.1-70b")
+    counted = Counted(dataclasses.replace(config, layers=config.layers[:10]), 4096)
     with pytest.raises(UsageError, match=r"\d+ of them would hold it") as refused:
-        fitting_steps(Counted(config, 4096), h100(8), batch_size=64)
-    enough = devices_needed(Counted(config, 4096), h100(8))
+        fitting_steps(counted, h100(1), batch_size=8)
+    enough = devices_needed(counted, h100(1))
     assert f"{enough} of them" in str(refused.value)
-    assert holds(Counted(config, 4096), h100(enough)) and not holds(Counted(config, 4096), h100(enough // 2))
-    assert fitting_steps(Counted(config, 4096), h100(enough), batch_size=4 * enough)[0].fits
+    assert holds(counted, h100(enough)) and not holds(counted, h100(enough // 2))
+    assert fitting_steps(counted, h100(enough), batch_size=4 * enough)[0].fits
 
 
 def test_forty_billion_parameters_are_what_eight_devices_hold_without_activations():

@@ -77,15 +77,12 @@ def test_a_layout_reads_as_people_write_it(text, layout):
     assert str(layout) == text and parse_layout(text) == layout
 
 
-def test_layouts_are_read_in_others_words():
-    expected = Layout(8, 4, 2, zero=1)
-    for text in (
-        "data 8 zero 1 tensor 4 pipeline 2",
-        "dp8 tp4 pp2 zero1",
-        "tensor=4, pipeline=2, data=8, ZeRO=1",
-        "DP 8 x TP 4 x PP 2 zero-1",
-    ):
-        assert parse_layout(text) == expected
+@pytest.mark.parametrize(
+    "text",
+    ["data 8 zero 1 tensor 4 pipeline 2", "dp8 tp4 pp2 zero1", "tensor=4, pipeline=2, data=8, ZeRO=1", "DP 8 x TP 4 x PP 2 zero-1"],
+)
+def test_layouts_are_read_in_others_words(text):
+    assert parse_layout(text) == Layout(8, 4, 2, zero=1)
 
 
 @pytest.mark.parametrize(
