@@ -317,15 +317,24 @@ def possible_layouts(config: ModelConfig, cluster: Cluster, *, lean: bool = Fals
 
 
 def possible_steps(counted: Counted, cluster: Cluster, batch_size: int) -> Iterator[Step]:
-    """Steps in all layouts whose replicas have something to do, and stages that take turns a micro-batch each."""
+    """Of all layouts whose replicas have something to do, and stages that take turns a micro-batch each, the steps that can be the best.
+
+    Where a step fits, computing more again is only slower; where none does, a larger micro-batch does not either.
+    """
     for layout in possible_layouts(counted.config, cluster):
         for micro in MICRO_BATCHES:
             m = batch_size // (layout.data * micro)
             if m < 1:
                 break
-            if m >= (layout.pipeline if layout.interleave > 1 else 1 + layout.overlap):
-                for policy in POLICIES:
-                    yield take_step(counted, layout, cluster, batch_size=batch_size, micro_batch=micro, recompute=policy)
+            if m < (layout.pipeline if layout.interleave > 1 else 1 + layout.overlap):
+                continue
+            for policy in POLICIES:
+                step = take_step(counted, layout, cluster, batch_size=batch_size, micro_batch=micro, recompute=policy)
+                if step.fits:
+                    break
+            yield step
+            if not step.fits:
+                break
 
 
 def best_steps(counted: Counted, cluster: Cluster, *, batch_size: int) -> list[Step]:

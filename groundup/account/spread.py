@@ -121,11 +121,14 @@ class Counted:
 
         return self.once("different", (layout.pipeline, layout.interleave, recompute), found)
 
-    def kept(self, kind: int, tensor: int, recompute: Policy, graph: Graph) -> float:
-        """Bytes that one of t devices keeps of a token in a layer of this kind."""
-        layer, sizes = self.kinds[0][kind], {"seq_len": self.seq_len, "tensor": tensor, "recompute": recompute, "graph": graph}
-        key = kind, tensor, recompute, graph
-        return self.once("kept", key, lambda: layer_activation_bytes(layer, self.config.d_model, **sizes) / self.seq_len)
+    def kept(self, tensor: int, recompute: Policy, graph: Graph) -> tuple[float, ...]:
+        """Bytes that one of t devices keeps of a token in a layer of each kind."""
+        sizes = {"seq_len": self.seq_len, "tensor": tensor, "recompute": recompute, "graph": graph}
+
+        def found() -> tuple[float, ...]:
+            return tuple(layer_activation_bytes(layer, self.config.d_model, **sizes) / self.seq_len for layer in self.kinds[0])
+
+        return self.once("kept", (tensor, recompute, graph), found)
 
     def once(self, what: str, key: Hashable, make: Callable[[], Any]) -> Any:
         """What ``make`` makes, the first time that it is asked for; a model is asked the same of many layouts."""
@@ -220,11 +223,12 @@ class Spread:
         """Bytes of a device of one stage, by what they are for."""
         o, c, graph = self.layout, self.run.number_bytes, graph_of(self.run)
         tokens, d_model = self.workload.batch_size * self.counted.seq_len, self.counted.config.d_model
-        of = {kind: self.counted.kept(kind, o.tensor, self.run.recompute, graph) for kind, _ in stage.kinds}
+        of = self.counted.kept(o.tensor, self.run.recompute, graph)
         kept = tokens * sum(n * of[kind] for kind, n in stage.kinds)
         again = 0.0
         if self.run.recompute != "none":
-            again = tokens * max((self.counted.kept(kind, o.tensor, "none", graph) - of[kind] for kind in of), default=0.0)
+            whole = self.counted.kept(o.tensor, "none", graph)
+            again = tokens * max((whole[kind] - of[kind] for kind, _ in stage.kinds), default=0.0)
         logits = min(4 * tokens * self.counted.config.vocab_size / o.tensor, self.run.loss_chunk_bytes) if stage.head else 0.0
         edges = c * tokens * d_model / o.tensor * (stage.embedding + 2 * stage.head)  # embedding's rows; final norm, head's input
         at_work = 2 * c * sum(stage.largest_layer.held(o)) if o.zero == 3 and o.data > 1 else 0.0  # the layer at work and the next
@@ -240,9 +244,11 @@ class Spread:
         """Experts are held alike by d / e devices, all else by d."""
         o = self.layout
         experts, others = traffic.held(o)
+        found = state_bytes(others, zero=o.zero, data=o.data, state=self.state)
+        if not experts:
+            return found
         of_experts = state_bytes(experts, zero=o.zero, data=o.data // o.expert, state=self.state)
-        of_others = state_bytes(others, zero=o.zero, data=o.data, state=self.state)
-        return {name: n + of_experts[name] for name, n in of_others.items()}
+        return {name: n + of_experts[name] for name, n in found.items()}
 
     def sent_by(self, stage: Stage) -> Sent:
         """Bytes that a device of a stage sends in a step: those of the components that it holds."""
