@@ -36,7 +36,7 @@ USABLE_MEMORY = 0.92
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Sequences at a time that are tried."""
 POLICIES: tuple[Recompute, ...] = ("none", "mlp", "layers")
-"""What is tried to be computed again: attention alone would hold more than the MLP, and take as long."""
+"""What is tried to be computed again, what takes longer later."""
 
 
 class Network(NamedTuple):
@@ -116,8 +116,8 @@ class Cluster:
         if self.ceilings is None:
             return 1.0
         o, b = workload.layout or Layout(), workload.batch_size
-        sizes = {"sequences": b, "whole_sequences": self._trial(counted)}
-        return counted.once(self.ceilings.name, (o.tensor, o.expert, b), lambda: slowdown(counted, self.ceilings, o, **sizes))
+        sizes = {"sequences": b, "whole_sequences": self._trial(counted), "number_bytes": 4 if self.precision == "fp32" else 2}
+        return counted.once("slowdown", (self.ceilings, o.tensor, o.expert, b), lambda: slowdown(counted, self.ceilings, o, **sizes))
 
     @property
     def peak_flops(self) -> float:

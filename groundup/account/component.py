@@ -60,7 +60,8 @@ class Component:
     """Who holds its own matrices: tensor parallel devices share them, each has them whole, or those that share the experts do. Of its
     vectors each has all, but of experts those of its own."""
     own_rows: Traffic = NO_TRAFFIC
-    """Numbers of rows that devices send each other for it in one forward pass over the sequence, and what else they hold of it."""
+    """Numbers of rows that devices send each other for it in one forward pass over the sequence, or hand to other stages in a step; and
+    parameters of others that are held once more for it."""
     parts: tuple[Component, ...] = ()
     """What it is made of."""
 

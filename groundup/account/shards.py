@@ -66,7 +66,7 @@ def _products(component: Component, times: int) -> Iterator[Shared]:
         yield Shared(rows, n_in, n_out, experts[0] if experts else 0, narrow, times)
 
 
-def slowdown(counted: Counted, ceilings: Ceilings, layout: Layout, *, sequences: int, whole_sequences: int, number_bytes: int = 2) -> float:
+def slowdown(counted: Counted, ceilings: Ceilings, layout: Layout, *, sequences: int, whole_sequences: int, number_bytes: int) -> float:
     """Time of a micro-batch's products in this layout, times the devices that share them, over their time where nothing is divided.
 
     ``whole_sequences`` is the micro-batch that stands below the fraction, of which a sequence takes its part of the time.
