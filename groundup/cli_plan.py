@@ -161,11 +161,13 @@ class PlanOf:
         unique = math.inf if self.text is None else parse_bytes(self.text) / each
         n, run = figures(config, fit.counted.seq_len).law_parameters, fit.training
         loss = law.loss(n, run.tokens, unique)
+        idle = fit.counted.active_parameters < fit.counted.parameters
+        of_experts = "; a law of dense models, N being what a token meets" if idle else ""
         show(
             [
                 *training_pairs(fit, self.mfu),
                 ("text", text_line(run.tokens, fit.counted.parameters, unique)),
-                ("predicted loss", loss_line(law, loss, each)),
+                ("predicted loss", loss_line(law, loss, each) + of_experts),
                 *law_pairs(law),
             ],
             f"{self.model} on {cluster}",
@@ -247,8 +249,10 @@ def best_pairs(best: BestModel, mfu: float | None) -> Pairs:
 
 def model_line(fit: Fit) -> str:
     """A model's shape in a line."""
-    c = fit.config
-    return f"{format_count(fit.counted.parameters)} parameters: {len(c.layers)} layers of width {c.d_model:,}, vocabulary {c.vocab_size:,}"
+    c, counted = fit.config, fit.counted
+    active = f", {format_count(counted.active_parameters)} for a token" if counted.active_parameters < counted.parameters else ""
+    shape = f"{len(c.layers)} layers of width {c.d_model:,}, vocabulary {c.vocab_size:,}"
+    return f"{format_count(counted.parameters)} parameters{active}: {shape}"
 
 
 def text_line(tokens: float, parameters: float, unique: float) -> str:

@@ -208,7 +208,9 @@ class Step:
     """A training step of a model in a layout on a cluster: what it takes and whether it fits."""
 
     cluster: Cluster
+    """The devices."""
     spread: Spread
+    """The model in the layout, with the step's sizes."""
 
     @property
     def layout(self) -> Layout:

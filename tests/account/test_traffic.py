@@ -17,6 +17,7 @@ from groundup.account.layout import Layout
 from groundup.account.memory import training_memory
 from groundup.account.published import PUBLISHED_RUNS
 from groundup.account.roofline import step_time
+from groundup.account.rules import figures
 from groundup.account.spread import Counted, Spread
 from groundup.account.workload import Training
 from groundup.config import Attention, Dense, Experts, LatentAttention, Layer, LinearMixer, ModelConfig
@@ -177,6 +178,11 @@ def test_deepseek_v3_is_counted_as_published(deepseek):
     once, _ = deepseek
     assert once.cost.parameters + 58 * 256 == 671_026_419_200
     assert round(once.cost.flops_per_token_training / 1e9) == 250
+
+
+def test_laws_take_the_parameters_that_a_token_meets(deepseek):
+    """37B by its report, with the head and without the lookup table."""
+    assert round((figures(deepseek[0].config, 4096).law_parameters) / 1e9) == 37
 
 
 def test_deepseek_v3s_own_layout_takes_about_its_hours(deepseek):
