@@ -21,7 +21,7 @@ from groundup.account.roofline import Ceilings, step_time
 from groundup.account.shards import slowdown
 from groundup.account.spread import Counted, Spread, Stage
 from groundup.account.workload import Training
-from groundup.config import Experts, Layer, ModelConfig, Router
+from groundup.config import Experts, ModelConfig, Router
 from groundup.errors import UsageError
 
 KERNEL_SHARE = 0.5
@@ -177,13 +177,13 @@ def _run(precision: Literal["fp32", "bf16"], recompute: Recompute) -> Execution:
 
 def _active(config: ModelConfig) -> ModelConfig:
     """The same model without the experts that a token does not meet."""
-
-    def few(layer: Layer) -> Layer:
-        if not isinstance(layer.mlp, Experts):
-            return layer
-        return dataclasses.replace(layer, mlp=dataclasses.replace(layer.mlp, n_experts=layer.mlp.n_active, router=Router()))
-
-    return dataclasses.replace(config, layers=tuple(map(few, config.layers)))
+    layers = (
+        dataclasses.replace(x, mlp=dataclasses.replace(x.mlp, n_experts=x.mlp.n_active, router=Router()))
+        if isinstance(x.mlp, Experts)
+        else x
+        for x in config.layers
+    )
+    return dataclasses.replace(config, layers=tuple(layers))
 
 
 class Seconds(NamedTuple):

@@ -44,14 +44,12 @@ class Shared(NamedTuple):
 
 def shared_products(counted: Counted) -> tuple[list[Shared], int]:
     """The products with weights in the layers and the head, and the forward FLOPs of those between tokens."""
-    different, which = counted.kinds
-    parts = {part.name: part for part in counted.cost.tree.parts}
-    layers = parts["layers"].parts if "layers" in parts else ()
+    parts = {part.name: part for part in counted.tree("none").parts}
     found, mixing = list(_products(parts["head"], 1)), 0
-    for kind in range(len(different)):
-        layer = layers[which.index(kind)]
-        found += _products(layer, which.count(kind))
-        mixing += which.count(kind) * layer.mixing_flops
+    for kind, layer in enumerate(parts["layers"].parts if "layers" in parts else ()):
+        times = counted.kinds[1].count(kind)
+        found += _products(layer, times)
+        mixing += times * layer.mixing_flops
     return found, mixing
 
 

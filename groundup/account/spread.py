@@ -7,7 +7,7 @@ parallelism, m micro-batches of a step.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from groundup.account.component import Component
 from groundup.account.cost import Cost, cost
 from groundup.account.execution import GPU, Execution, Recompute
 from groundup.account.layout import Layout, crossings, runs
-from groundup.account.traffic import Sent, Traffic, sent, total
+from groundup.account.traffic import NO_TRAFFIC, Sent, Traffic, sent, total
 from groundup.account.tree import copied_head, training_pass
 from groundup.account.workload import Training
 from groundup.config import Experts, Layer, ModelConfig
@@ -73,6 +73,15 @@ class Stage(NamedTuple):
     """Whether it has the head."""
 
 
+class Part(NamedTuple):
+    """A part of the model, for one sequence."""
+
+    traffic: Traffic
+    """Parameters, and rows that it sends."""
+    flops: int
+    """FLOPs of training, what is computed again included."""
+
+
 @dataclass(frozen=True, eq=False)
 class Counted:
     """A model counted once, for the many layouts that are tried of it."""
@@ -100,10 +109,10 @@ class Counted:
         return max(found, default=(1, 1, 1))
 
     def tree(self, recompute: Recompute) -> Component:
-        """Its tree where backward computes this again."""
-        return self.once(
-            "tree", recompute, lambda: training_pass(self.config, Training(self.seq_len, run=replace(GPU, recompute=recompute)))
-        )
+        """The tree of the model with one layer of each kind, where backward computes this again."""
+        config = replace(self.config, layers=self.kinds[0])
+        workload = Training(self.seq_len, run=replace(GPU, recompute=recompute))
+        return self.once("tree", recompute, lambda: training_pass(config, workload))
 
     def stages(self, layout: Layout, recompute: Recompute) -> tuple[Stage, ...]:
         """What each stage of the layout's pipeline holds."""
@@ -112,23 +121,17 @@ class Counted:
 
     def different_stages(self, layout: Layout, recompute: Recompute) -> tuple[Stage, ...]:
         """Of stages that are alike the first, which keeps the activations of most micro-batches."""
-
-        def found() -> tuple[Stage, ...]:
-            first: dict[tuple, Stage] = {}
-            for stage in self.stages(layout, recompute):
-                first.setdefault((stage.kinds, stage.traffic, stage.embedding, stage.head), stage)
-            return tuple(first.values())
-
-        return self.once("different", (layout.pipeline, layout.interleave, recompute), found)
+        key = layout.pipeline, layout.interleave, recompute
+        return self.once("different", key, lambda: _first_of_each(self.stages(layout, recompute)))
 
     def kept(self, tensor: int, recompute: Policy, graph: Graph) -> tuple[float, ...]:
         """Bytes that one of t devices keeps of a token in a layer of each kind."""
+        key = tensor, recompute, graph
+        return self.once("kept", key, lambda: tuple(self._kept(layer, *key) for layer in self.kinds[0]))
+
+    def _kept(self, layer: Layer, tensor: int, recompute: Policy, graph: Graph) -> float:
         sizes = {"seq_len": self.seq_len, "tensor": tensor, "recompute": recompute, "graph": graph}
-
-        def found() -> tuple[float, ...]:
-            return tuple(layer_activation_bytes(layer, self.config.d_model, **sizes) / self.seq_len for layer in self.kinds[0])
-
-        return self.once("kept", (tensor, recompute, graph), found)
+        return layer_activation_bytes(layer, self.config.d_model, **sizes) / self.seq_len
 
     def once(self, what: str, key: Hashable, make: Callable[[], Any]) -> Any:
         """What ``make`` makes, the first time that it is asked for; a model is asked the same of many layouts."""
@@ -144,31 +147,35 @@ class Counted:
     def _stage(self, index: int, pipeline: int, interleave: int, recompute: Recompute) -> Stage:
         n, d = len(self.config.layers), self.config.d_model
         layers = tuple(i for run in runs(n, pipeline, interleave)[index::pipeline] for i in run)
-        inside, before, after = self._parts(recompute)
-        again = {part.name: part.recomputed_flops for part in self._parts("none")[0]}
-        of = Counter(self.kinds[1][i] for i in layers)
-        held = [inside[i] for i in layers]
+        kinds, before, after = self.once("parts", recompute, lambda: self._parts(recompute))
+        of = sorted(Counter(self.kinds[1][i] for i in layers).items())
         first, last = index == 0, index == pipeline - 1
-        ends = (*before, *after) if first and last else before if first else after if last else ()
+        held = [kinds[kind] for kind, count in of for _ in range(count)] + [before] * first + [after] * last
         times = crossings(n, pipeline, interleave)
         handed = Traffic(handed=sum(times[i] for i in layers) * self.seq_len * d, split=copied_head(self.config, pipeline) if last else 0)
-        return Stage(
-            index,
-            layers,
-            tuple(sorted(of.items())),
-            total([handed, *(part.traffic for part in (*held, *ends))]),
-            max((part.traffic for part in held), key=lambda t: sum(t[:4]), default=Traffic()),
-            sum(part.training_flops for part in (*held, *ends)) + sum(part.recomputed_flops - again[part.name] for part in held),
-            first,
-            last,
-        )
+        largest = max((kinds[kind].traffic for kind, _ in of), key=lambda t: sum(t[:4]), default=NO_TRAFFIC)
+        traffic, flops = total([handed, *(part.traffic for part in held)]), sum(part.flops for part in held)
+        return Stage(index, layers, tuple(of), traffic, largest, flops, first, last)
 
-    def _parts(self, recompute: Recompute) -> tuple[tuple[Component, ...], tuple[Component, ...], tuple[Component, ...]]:
-        """Layers, what comes before them, and what comes after."""
-        parts = self.tree(recompute).parts
+    def _parts(self, recompute: Recompute) -> tuple[tuple[Part, ...], Part, Part]:
+        """One layer of each kind, what comes before the layers, and what comes after."""
+        parts, plain = self.tree(recompute).parts, {part.name: part for _, part in self.tree("none").walk()}
         layers = next((part.parts for part in parts if part.name == "layers"), ())
-        before = tuple(part for part in parts if part.name.startswith(("embedding", "hash_embedding", "position_embedding")))
-        return layers, before, tuple(part for part in parts if part not in before and part.name != "layers")
+        below = [part for part in parts if part.name.startswith(("embedding", "hash_embedding", "position_embedding"))]
+        above = [part for part in parts if part not in below and part.name != "layers"]
+        return tuple(_together([layer], plain) for layer in layers), _together(below, plain), _together(above, plain)
+
+
+def _together(found: Sequence[Component], plain: dict[str, Component]) -> Part:
+    again = sum(part.recomputed_flops - plain[part.name].recomputed_flops for part in found)
+    return Part(total(part.traffic for part in found), sum(part.training_flops for part in found) + again)
+
+
+def _first_of_each(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    first: dict[Hashable, Stage] = {}
+    for stage in stages:
+        first.setdefault((stage.kinds, stage.traffic, stage.embedding, stage.head), stage)
+    return tuple(first.values())
 
 
 class Held(NamedTuple):
