@@ -23,16 +23,18 @@ from groundup.account import (
     step_time,
     training_memory,
 )
+from groundup.account.activations import Graph, layer_activation_bytes
 from groundup.account.answers import worth
-from groundup.account.cluster import Cluster, best_steps, network_of
+from groundup.account.cluster import Cluster, Step, best_steps, network_of, take_step
 from groundup.account.conventions import conventions
 from groundup.account.execution import Recompute
 from groundup.account.inference import Serving, cache_bytes
 from groundup.account.known import known_model
 from groundup.account.law import EPOCH, LAWS
-from groundup.account.layouts import Counted, Graph, layer_activation_bytes, state_bytes
+from groundup.account.layout import Layout
 from groundup.account.memory import saved_bytes
 from groundup.account.published import BYTES_PER_TOKEN, OPT_SHAPES, PUBLISHED_RUNS, opt_counted, opt_printed
+from groundup.account.spread import Counted, state_bytes
 from groundup.account.workload import Inference, Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
 
@@ -140,14 +142,76 @@ def activation_table() -> str:
 
 def layout_table() -> str:
     """Layouts of a 70B model on 64 devices."""
-    h100, counted = find_device("h100"), Counted(known_model("llama-3.1-70b"), 4096)
-    cluster = Cluster(h100, 64, network_of("h100", h100), ceilings=find_ceilings("h100")).for_model(counted)
+    counted, cluster = on_h100("llama-3.1-70b", 64)
     steps = best_steps(counted, cluster, batch_size=1024)
+    return steps_table([x for x in steps if x.fits][:5] + [x for x in steps if not x.fits][:3])
+
+
+@cache
+def on_h100(name: str, devices: int) -> tuple[Counted, Cluster]:
+    """A known model on sequences of 4,096, and so many devices."""
+    h100, counted = find_device("h100"), Counted(known_model(name), 4096)
+    return counted, Cluster(h100, devices, network_of("h100", h100), ceilings=find_ceilings("h100")).for_model(counted)
+
+
+def steps_table(steps: list[Step]) -> str:
+    """Steps with what they take."""
     rows = []
-    for step in [x for x in steps if x.fits][:5] + [x for x in steps if not x.fits][:3]:
+    for step in steps:
         speed = (share(step.mfu), f"{step.tokens_per_s:,.0f}") if step.fits else ("does not fit", "")
-        rows.append((step.layout, step.layout.micro_batch, step.layout.recompute, format_bytes(step.n_bytes), *speed))
+        again = step.spread.run.recompute
+        rows.append((step.layout, step.workload.batch_size, again, format_bytes(step.n_bytes), *speed))
     return table(("layout", "micro-batch", "recomputed", "a device", "utilization", "tokens/s"), rows)
+
+
+DEEPSEEK_BATCH = 15_360
+"""Sequences of a step of DeepSeek-V3 (DeepSeek-AI 2024, section 4.2)."""
+
+
+def mixture_table() -> str:
+    """Layouts of DeepSeek-V3 on as many devices, and with as large a batch, as it had."""
+    counted, cluster = on_h100("deepseek-v3", 2048)
+    steps = best_steps(counted, cluster, batch_size=DEEPSEEK_BATCH)
+    return steps_table([x for x in steps if x.fits][:6] + [x for x in steps if not x.fits][:1])
+
+
+def published_layout_table() -> str:
+    """DeepSeek-V3's own layout, by the account and by its report."""
+    counted, cluster = on_h100("deepseek-v3", 2048)
+    layout = Layout(data=128, pipeline=16, zero=1, expert=64, overlap=True)
+    rows = []
+    for name, chosen, recompute in (
+        ("nothing recomputed", layout, "none"),
+        ("MLPs recomputed", layout, "mlp"),
+        ("MLPs recomputed, no overlap", replace(layout, overlap=False), "mlp"),
+        ("layers recomputed", layout, "layers"),
+    ):
+        step = take_step(counted, chosen, cluster, batch_size=DEEPSEEK_BATCH, recompute=recompute)
+        sending = cluster.exchange_seconds(step.spread.sent.expert, chosen, counted.router)
+        hours = PUBLISHED_RUNS["deepseek-v3"].tokens / step.tokens_per_s * cluster.devices / 3600
+        fits = format_bytes(step.n_bytes) + ("" if step.fits else ", does not fit")
+        seconds = [f"{x:.1f} s" for x in (step.parts.computing, sending, step.parts.bubble, step.seconds)]
+        rows.append((name, fits, *seconds, f"{hours / 1e6:.2f} M", share(step.mfu)))
+    rows.append(("its report: fp8, parts recomputed", "", "", "as long as computing", "", "", "2.66 M", ""))
+    return table(("", "a device", "computing", "rows to experts and back", "bubble", "a step", "device hours", "of the bf16 peak"), rows)
+
+
+def sent_table() -> str:
+    """What each part of a layer sends in a step, by kind of layer: bytes of a token and layer, forward and backward."""
+    layouts = {"tensor 8": Layout(tensor=8), "data 8 (ZeRO-1)": Layout(data=8, zero=1), "data 8 (expert 8)": Layout(data=8, expert=8)}
+    rows = []
+    for model, layer in (("llama-3.1-8b", 0), ("mixtral-8x7b", 0), ("deepseek-v3", 60)):
+        for part in ("mixer", "mlp"):
+            cells = []
+            for layout in layouts.values():
+                if layout.expert > 1 and model.startswith("llama"):
+                    cells.append("")
+                    continue
+                workload = Training(4096, 1, 1, run=GPU, layout=layout)
+                found = next(c for _, c in cost(known_model(model), workload).tree.walk() if c.name == f"layers.{layer}.{part}")
+                cells.append(format_bytes(found.sent(workload).n_bytes))
+            rows.append((model, part, *cells))
+    return table(("a layer of", "part", *layouts), rows)
 
 
 def kept_table() -> str:
@@ -262,6 +326,9 @@ ACCOUNTING: dict[str, Callable[[], str]] = {
     "law-certainty": law_certainty,
     "laws": law_table,
     "layouts": layout_table,
+    "sent": sent_table,
+    "mixture-layouts": mixture_table,
+    "published-layout": published_layout_table,
     "opt": opt_table,
     "product-efficiency": lambda: ceilings_of("PRODUCT_EFFICIENCY"),
     "serving": serving_table,

@@ -28,9 +28,13 @@ from groundup.account import (
     step_time,
     training_memory,
 )
+from groundup.account.answers import TOKENS_PER_PARAMETER, lay_out, train
+from groundup.account.cluster import Cluster, network_of
 from groundup.account.execution import Recompute
 from groundup.account.inference import HELD_BYTES, HeldAs, Serving, cache_bytes
+from groundup.account.layout import parse_layout
 from groundup.account.workload import Inference, Training
+from groundup.cli_layout import counted_in, memory_rows, run_figures, run_pairs, sent_figures, sent_rows, show, step_figures, waiting_rows
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 from groundup.model.shape import open_shape
@@ -44,8 +48,13 @@ class CostOf:
     """A run's folder or a Hugging Face one, its config.json alone, or a known name such as llama-3.1-8b."""
     seq_len: int | None = None
     """Tokens of a training sequence (default: the model's context, at most 4096)."""
-    batch_size: int = 8
-    """Sequences of a training step's micro-batch."""
+    batch_size: int | None = None
+    """Sequences of a training step's micro-batch (default: 8, or with --layout one of each replica)."""
+    layout: str | None = None
+    """How a step is spread over devices, such as "data 8 zero 1 tensor 4 pipeline 2 expert 8", as `groundup plan` prints it, or dp8 tp4:
+    what they then send, hold and wait for."""
+    micro_batches: int | None = None
+    """Micro-batches of a step with --layout (default: as many as the planner would take)."""
     matrices: Literal["muon", "adamw", "sgd", "soap"] = "adamw"
     """Optimizer of the layers' matrices."""
     recompute: Recompute = "none"
@@ -90,8 +99,13 @@ class CostOf:
         config, device = open_shape(self.model), find_device(self.device)
         if self.mfu is not None and not 0 < self.mfu <= 1:
             raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
-        if self.devices < 1 or self.batch_size < 1:
-            raise UsageError("--devices and --batch-size must be at least 1")
+        if any(n is not None and n < 1 for n in (self.devices, self.batch_size, self.micro_batches)):
+            raise UsageError("--devices, --batch-size and --micro-batches must be at least 1")
+        if self.layout is not None:
+            self._show_layout(self.layout, config, device)
+            return
+        if self.micro_batches is not None:
+            raise UsageError("--micro-batches has a part only with --layout: give both, or neither")
         seq_len = self.seq_len or min(4096, config.context_length)
         counted = cost(config, Training(seq_len))
         if self.conventions and (self.memory or self.time or self.plot):
@@ -115,7 +129,7 @@ class CostOf:
             title=f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of its {device.half_precision} peak, {how}",
         )
         if self.time:
-            show_rows(time_rows(step), title=f"\nTime of a step of {self.batch_size} x {seq_len:,} tokens; {step.ceilings.source}")
+            show_rows(time_rows(step), title=f"\nTime of a step of {self._sequences} x {seq_len:,} tokens; {step.ceilings.source}")
         if self.memory:
             self._show_memory(config, seq_len)
         if self.plot is not None:
@@ -130,6 +144,37 @@ class CostOf:
             figures |= {x.name: x.value for x in (*training, *serving)}
             parts = {"seconds_by_part": {row.name: row.seconds for row in step.rows()}} if self.time else {}
             print(json.dumps(figures | parts))
+
+    def _show_layout(self, text: str, config: ModelConfig, device: Device) -> None:
+        for name in ("memory", "time", "conventions", "plot", "mfu", "tokens_per_s"):
+            if getattr(self, name):
+                raise UsageError(f"--layout shows memory and time of many devices, predicted: leave out --{name.replace('_', '-')}")
+        if self.matrices != "adamw":
+            raise UsageError(f"--layout counts the state of AdamW: leave out --matrices {self.matrices}")
+        layout = parse_layout(text)
+        if self.devices not in (1, layout.devices):
+            raise UsageError(f"--devices {self.devices}: --layout {text!r} is for {layout.devices}; leave --devices out")
+        network, ceilings = network_of(self.device, device), find_ceilings(self.device)
+        cluster = Cluster(device, layout.devices, network, device.half_precision, ceilings=ceilings)
+        step = lay_out(
+            config,
+            cluster,
+            layout,
+            seq_len=self.seq_len or min(4096, config.context_length),
+            tokens=self.tokens,
+            micro_batch=1 if self.batch_size is None else self.batch_size,
+            micro_batches=self.micro_batches,
+            recompute=self.recompute,
+        )
+        counted, run = counted_in(step), train(step, self.tokens or TOKENS_PER_PARAMETER * step.spread.counted.cost.parameters)
+        each = "a device" if layout.pipeline == 1 else f"a device of each of {layout.pipeline} stages"
+        show(sent_rows(counted), f"{self.model}: parameters, FLOPs, and the bytes that {each} sends in a step, by whom they go to")
+        show(run_pairs(run), f"\nTraining on {cluster}: {layout}")
+        show(waiting_rows(step), "\nTime of a step, on the slowest stage")
+        show(memory_rows(step), f"\nMemory of the fullest device, in stage {step.spread.held.stage + 1} of {layout.pipeline}")
+        if self.json:
+            figures = {"model": self.model, "parameters": counted.parameters, "active_parameters": counted.active_parameters}
+            print(json.dumps(figures | run_figures(run) | step_figures(step) | sent_figures(counted, step)))
 
     def _show_conventions(self, config: ModelConfig, counted: Cost, device: Device) -> None:
         from groundup.account.conventions import conventions
@@ -159,7 +204,11 @@ class CostOf:
 
     def _workload(self, seq_len: int) -> Training:
         run = dataclasses.replace(GPU if find_ceilings(self.device).overlapped else CPU, recompute=self.recompute)
-        return Training(seq_len, self.batch_size, run=run, matrices=self.matrices)
+        return Training(seq_len, self._sequences, run=run, matrices=self.matrices)
+
+    @property
+    def _sequences(self) -> int:
+        return 8 if self.batch_size is None else self.batch_size
 
     def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
         return step_time(config, find_ceilings(self.device), self._workload(seq_len))
@@ -175,7 +224,7 @@ class CostOf:
         return [
             Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
             Line("attention_share", "of it attention's pairs", pairs, "{:.1%}".format),
-            Line("step_seconds", f"a step of {self.batch_size} sequences on one device, predicted", step.seconds, format_seconds),
+            Line("step_seconds", f"a step of {self._sequences} sequences on one device, predicted", step.seconds, format_seconds),
             Line("training_tokens_per_s", "tokens/s on one device, predicted", step.tokens_per_s, "{:,.0f}".format),
             Line("mfu", "model FLOPs utilization, predicted", step.mfu, "{:.1%}".format),
             Line("hfu", "with what is computed again", step.hfu, "{:.1%}".format),
@@ -183,7 +232,7 @@ class CostOf:
             Line("training_flops", "FLOPs", flops, format_flops),
             Line("training_seconds", "time", seconds, format_seconds),
             Line("training_usd", "money", usd, format_usd),
-            Line("training_peak_bytes", f"peak memory of {self.batch_size} sequences, one device", held, _fits(device)),
+            Line("training_peak_bytes", f"peak memory of {self._sequences} sequences, one device", held, _fits(device)),
         ]
 
     def _plot(self, path: Path, config: ModelConfig, counted: Cost, timed: StepTime) -> None:
@@ -192,7 +241,7 @@ class CostOf:
 
         sizes = shares_by_size(vocab_size=config.vocab_size, seq_len=counted.seq_len)
         stages = step_timeline(config, self._workload(counted.seq_len))
-        step = f"{Path(self.model).name}, {self.batch_size} x {counted.seq_len:,} tokens"
+        step = f"{Path(self.model).name}, {self._sequences} x {counted.seq_len:,} tokens"
         save_accounts(path, Path(self.model).name, counted.parameters, sizes, stages, timed, step=step)
         print(f"\nwrote {path}")
 
@@ -204,7 +253,7 @@ class CostOf:
         precision = "fp32" if workload.run.precision == "fp32" else f"{workload.run.precision} with fp32 masters"
         show_bars(
             {row.category: (row.n_bytes, format_bytes(row.n_bytes)) for row in found.rows()},
-            title=f"\nMemory of a step of {self.batch_size} x {seq_len:,} tokens, {precision}, at its peak ({found.peak.name})",
+            title=f"\nMemory of a step of {self._sequences} x {seq_len:,} tokens, {precision}, at its peak ({found.peak.name})",
         )
 
     def _serving(self, config: ModelConfig, device: Device) -> list[Line]:

@@ -32,12 +32,11 @@ from groundup.account.inference import HELD_BYTES, HeldAs
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
 from groundup.account.rules import bytes_per_token, figures
+from groundup.cli_layout import Pairs, Rows, memory_rows, run_figures, show, step_figures, waiting_rows
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 from groundup.model.shape import open_shape
 
-Pairs = list[tuple[str, str]]
-Rows = list[dict[str, Any]]
 ASKS = {
     "best": "finding the best model for a budget",
     "train": "how a model trains",
@@ -52,7 +51,7 @@ USES = {
 }
 """Flags that have a part in each question."""
 ANYWHERE = {"device", "devices", "usd_per_hour", "json", "debug"}
-AGAIN = {"none": "nothing", "selective": "attention", "layers": "layers"}
+AGAIN = {"none": "nothing", "attention": "attention", "mlp": "MLP", "layers": "layers"}
 
 
 @dataclass(frozen=True)
@@ -167,17 +166,20 @@ class PlanOf:
         unique = math.inf if self.text is None else parse_bytes(self.text) / each
         n, run = figures(config, fit.counted.seq_len).law_parameters, fit.training
         loss = law.loss(n, run.tokens, unique)
+        idle = fit.counted.active_parameters < fit.counted.parameters
+        of_experts = "; a law of dense models, N being what a token meets" if idle else ""
         show(
             [
                 *training_pairs(fit, self.mfu),
                 ("text", text_line(run.tokens, fit.counted.parameters, unique)),
-                ("predicted loss", loss_line(law, loss, each)),
+                ("predicted loss", loss_line(law, loss, each) + of_experts),
                 *law_pairs(law),
             ],
             f"{self.model} on {cluster}",
         )
         show(layout_rows(fit.steps), "\nLayouts, the best of each kind")
-        show(memory_rows(fit.steps[0]), f"\nMemory of the fullest device, {fit.steps[0].layout}")
+        show(waiting_rows(fit.steps[0]), f"\nTime of a step, {fit.steps[0].layout}")
+        show(memory_rows(fit.steps[0]), "\nMemory of its fullest device")
         gained = self._gain(run, n, law, each, unique)
         return {"question": "train", "law": law.name, "loss": loss} | training_figures(fit) | gained
 
@@ -220,17 +222,6 @@ class PlanOf:
         return {"gain": gain, "gain_usd": here.usd, "gain_seconds": here.seconds, "gain_bits_per_byte": law.bits_per_byte(here.loss, each)}
 
 
-def show(content: Pairs | Rows, title: str) -> None:
-    """Pairs or rows as a table under a line of its own, which a narrow table would fold."""
-    from groundup.terminal import show_pairs, show_rows
-
-    print(title)
-    if content and isinstance(content[0], dict):
-        show_rows(content)  # type: ignore[arg-type]
-    else:
-        show_pairs(content, title="")  # type: ignore[arg-type]
-
-
 def training_pairs(fit: Fit, mfu: float | None) -> Pairs:
     """What a run takes, for people."""
     run, step, device = fit.training, fit.steps[0], fit.steps[0].cluster.device
@@ -239,7 +230,7 @@ def training_pairs(fit: Fit, mfu: float | None) -> Pairs:
         ("model", model_line(fit)),
         ("tokens", f"{format_count(run.tokens)}, {run.tokens / fit.counted.parameters:.1f} a parameter"),
         ("FLOPs", f"{format_flops(run.flops)}, {format_flops(fit.counted.flops_per_token_training)} a token"),
-        ("layout", f"{step.layout}; micro-batch {step.layout.micro_batch}, {AGAIN[step.layout.recompute]} recomputed"),
+        ("layout", f"{step.layout}; micro-batch {step.workload.batch_size}, {AGAIN[step.spread.run.recompute]} recomputed"),
         ("memory", f"{format_bytes(step.n_bytes)} of {format_bytes(step.cluster.memory_limit)} a device"),
         ("step", f"{format_count(step.tokens)} tokens in {format_seconds(step.seconds)}"),
         ("utilization", f"{run.mfu:.1%} of the dense {step.cluster.precision} peak: {whence}"),
@@ -264,8 +255,10 @@ def best_pairs(best: BestModel, mfu: float | None) -> Pairs:
 
 def model_line(fit: Fit) -> str:
     """A model's shape in a line."""
-    c = fit.config
-    return f"{format_count(fit.counted.parameters)} parameters: {len(c.layers)} layers of width {c.d_model:,}, vocabulary {c.vocab_size:,}"
+    c, counted = fit.config, fit.counted
+    active = f", {format_count(counted.active_parameters)} for a token" if counted.active_parameters < counted.parameters else ""
+    shape = f"{len(c.layers)} layers of width {c.d_model:,}, vocabulary {c.vocab_size:,}"
+    return f"{format_count(counted.parameters)} parameters{active}: {shape}"
 
 
 def text_line(tokens: float, parameters: float, unique: float) -> str:
@@ -321,20 +314,14 @@ def layout_rows(steps: Sequence[Step], most: int = 9) -> Rows:
         rows.append(
             {
                 "layout": str(step.layout),
-                "micro": step.layout.micro_batch,
-                "again": AGAIN[step.layout.recompute],
+                "micro": step.workload.batch_size,
+                "again": AGAIN[step.spread.run.recompute],
                 "a device": format_bytes(step.n_bytes),
                 "MFU": f"{step.mfu:.1%}" if step.fits else "",
                 "": verdict,
             }
         )
     return rows
-
-
-def memory_rows(step: Step) -> Rows:
-    """What the bytes of the fullest device are for."""
-    held = step.spread.held
-    return [{"for": name, "bytes": format_bytes(n), "share": f"{n / held.n_bytes:.1%}"} for name, n in held.categories.items()]
 
 
 def size_rows(sizes: Sequence[Size], chosen: ModelConfig) -> Rows:
@@ -387,16 +374,4 @@ def gain_row(name: str, usd: float, seconds: float, gain: Gain, law: LossLaw, ea
 
 def training_figures(fit: Fit) -> dict[str, Any]:
     """What a run takes, for machines."""
-    run, step = fit.training, fit.steps[0]
-    return {
-        "parameters": fit.counted.parameters,
-        "tokens": run.tokens,
-        "flops": run.flops,
-        "mfu": run.mfu,
-        "seconds": run.seconds,
-        "usd": run.usd,
-        "layout": dataclasses.asdict(step.layout),
-        "bytes_per_device": step.n_bytes,
-        "step_seconds": step.seconds,
-        "tokens_per_step": step.tokens,
-    }
+    return {"parameters": fit.counted.parameters} | run_figures(fit.training) | step_figures(fit.training.step)

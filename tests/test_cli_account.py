@@ -1,5 +1,6 @@
 """``groundup cost``: what it counts, prints and refuses."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from groundup import cli
 from groundup.account import cost, find_device, training_memory
 from groundup.account.known import known_model
+from groundup.account.layout import Layout
 from groundup.account.memory import GPU
 from groundup.account.workload import Training
 from groundup.config import to_dict
@@ -87,6 +89,15 @@ REFUSED = {
     "no speed": (f"{MODEL} --conventions --tokens-per-s 0", "above 0"),
     "too long a sequence": (f"{MODEL} --seq-len 9000", "9000"),
     "too long a prompt": (f"{MODEL} --prompt-tokens 9000", "8,192"),
+    "heads that do not divide": (f"{MODEL} --layout tensor2", "tensor 2 does not divide the query heads 9; choose 1 or 3"),
+    "more stages than layers": (f"{MODEL} --layout pp31", "pipeline 31 is more stages than the model's 30 layers"),
+    "experts that are not there": (f"{MODEL} --layout dp8,ep4", "no experts"),
+    "devices that are no layout's": (f"{MODEL} --layout dp4 --devices 8", "is for 4"),
+    "what a layout shows anyway": (f"{MODEL} --layout dp4 --memory", "leave out --memory"),
+    "another optimizer": (f"{MODEL} --layout dp4 --matrices muon", "--matrices muon"),
+    "devices that cannot be joined": (f"{MODEL} --layout dp4 --device m1", "no links"),
+    "no micro-batch": (f"{MODEL} --layout dp4 --micro-batches 0", "at least 1"),
+    "micro-batches of no layout": (f"{MODEL} --micro-batches 4", "only with --layout"),
     "no configuration": ("broken.json", "broken.json"),
     "another's configuration": ("other.json", "hidden_size"),
     "no object": ("list.json", "list.json"),
@@ -103,3 +114,27 @@ def test_what_cannot_be_is_one_sentence_and_two(capsys, tmp_path, monkeypatch, a
         cli.main(["cost", *arguments.split()])
     error = capsys.readouterr().err
     assert ended.value.code == 2 and error.count("\n") == 1 and names in error
+
+
+def test_a_layout_shows_what_is_sent_held_and_waited_for(capsys):
+    arguments = (MODEL, "--seq-len", "512", "--layout", "data 4 zero 1 tensor 3 pipeline 2", "--micro-batches", "8", "--tokens", "1e9")
+    printed, found = said(capsys, *arguments), figures(capsys, *arguments)
+    for part in ("by whom they go to", "24 x H100 SXM", "mixer.query", "tensor", "pipeline", "Memory of the fullest device", "tokens/s"):
+        assert part in printed
+    layout = Layout(4, 3, 2, zero=1)
+    assert found["layout"] == dataclasses.asdict(layout) and found["micro_batches"] == 8 and found["fits"]
+    workload = Training(512, 1, 8, run=GPU, matrices="adamw", layout=layout)
+    assert found["sent"] == pytest.approx(cost(known_model(MODEL), workload).sent._asdict())
+    for group, n_bytes in found["sent"].items():
+        assert n_bytes == pytest.approx(sum(part.get(group, 0) for part in found["sent_by_part"].values()))
+    assert sum(found["seconds_by_part"].values()) == pytest.approx(found["step_seconds"])
+    assert sum(found["memory"].values()) == pytest.approx(found["bytes_per_device"])
+    assert found["seconds"] == pytest.approx(1e9 / found["tokens_per_step"] * found["step_seconds"])
+
+
+def test_what_goes_to_experts_has_a_column(capsys):
+    arguments = ("mixtral-8x7b", "--seq-len", "512", "--layout", "data 8 (ZeRO-1, expert 8)", "--micro-batches", "2")
+    printed, found = said(capsys, *arguments), figures(capsys, *arguments)
+    assert "experts" in printed and "rows to experts and back" in printed
+    rows = 2 * 512 * 2 * 4096 * 2  # micro-batches, tokens, experts of a token, width, bytes
+    assert found["sent_by_part"]["layers.mlp"]["expert"] == 32 * 4 * rows * 7 / 8

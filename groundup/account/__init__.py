@@ -13,6 +13,7 @@ from groundup.account.hardware import (
     total_memory_bytes,
     usable_cores,
 )
+from groundup.account.layout import Layout
 from groundup.account.measured import find_ceilings, find_device, load_measured
 from groundup.account.memory import Memory, training_memory
 from groundup.account.roofline import Ceilings, StepTime, step_time
@@ -29,6 +30,7 @@ __all__ = [
     "Cost",
     "Device",
     "Execution",
+    "Layout",
     "Memory",
     "Row",
     "StepTime",

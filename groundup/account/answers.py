@@ -15,9 +15,10 @@ from typing import NamedTuple
 from groundup.account.budget import Budget, format_bytes
 from groundup.account.cluster import KERNEL_SHARE, Cluster, Step, fitting_steps, holds
 from groundup.account.cost import Cost
+from groundup.account.execution import Recompute
 from groundup.account.inference import Serving, cache_bytes, longest_sequence
 from groundup.account.law import LAWS, Allocation, LossLaw
-from groundup.account.layouts import Counted
+from groundup.account.layout import Layout
 from groundup.account.plan import Plan, make_plan
 from groundup.account.rules import (
     WIDTHS,
@@ -30,6 +31,7 @@ from groundup.account.rules import (
     score_shapes,
     shape_of_width,
 )
+from groundup.account.spread import Counted, Spread
 from groundup.account.workload import Inference
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
@@ -87,6 +89,36 @@ class Fit:
     """The run, in the first of them."""
 
 
+def lay_out(
+    config: ModelConfig,
+    cluster: Cluster,
+    layout: Layout,
+    *,
+    seq_len: int,
+    tokens: float | None = None,
+    micro_batch: int = 1,
+    micro_batches: int | None = None,
+    recompute: Recompute = "none",
+) -> Step:
+    """The step of a given model in a given layout, with as many micro-batches as given or as the planner's batch for so many tokens holds.
+
+    Raises UsageError for a layout into which the model does not divide.
+    """
+    layout.check(config)
+    cluster.check()
+    once = Counted(config, seq_len)
+    batch = micro_batch * layout.data * (micro_batches or 0) or _sequences(once, tokens)
+    workload = cluster.workload(seq_len, layout, batch_size=batch, micro_batch=micro_batch, recompute=recompute)
+    workload.check(config)
+    return Step(cluster.for_model(once), Spread(once, workload))
+
+
+def _sequences(once: Counted, tokens: float | None, batch_tokens: float | None = None) -> int:
+    """Sequences of a step: of as many tokens as given, or as the rule for so many FLOPs says."""
+    flops = once.cost.flops_per_token_training * (tokens or TOKENS_PER_PARAMETER * once.cost.parameters)
+    return max(1, round((batch_tokens or choose_tokens_per_step(flops)) / once.seq_len))
+
+
 def how_to_train(
     config: ModelConfig,
     cluster: Cluster,
@@ -104,8 +136,7 @@ def how_to_train(
     once = Counted(config, seq_len)
     counted = once.cost
     wanted = tokens or TOKENS_PER_PARAMETER * counted.parameters
-    batch = batch_tokens or choose_tokens_per_step(counted.flops_per_token_training * wanted)
-    steps = fitting_steps(once, cluster.for_model(once), batch_size=max(1, round(batch / seq_len)))
+    steps = fitting_steps(once, cluster.for_model(once), batch_size=_sequences(once, wanted, batch_tokens))
     if budget is not None:
         attained = (mfu or steps[0].mfu) * cluster.peak_flops
         seconds = budget.seconds_on(attainable_flops=attained, usd_per_hour=cluster.usd_per_hour)

@@ -1,6 +1,6 @@
 """Many devices: what joins them, and which layout of a model's training step they run fastest.
 
-Symbols: d, t, p devices of a layout (data, tensor, pipeline), m micro-batches of a step, v runs of layers of a stage.
+Symbols: d, t, p, e devices of a layout (data, tensor, pipeline, expert), m micro-batches of a step, v runs of layers of a stage.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import Literal, NamedTuple
 
 from groundup.account.budget import format_bytes
 from groundup.account.devices import Device
-from groundup.account.kinds import check_predicted
-from groundup.account.layouts import FP32_ADAMW, MIXED_ADAMW, MODERN, Counted, Graph, Layout, Policy, Spread, StateBytes
+from groundup.account.execution import GPU, Execution, Recompute
+from groundup.account.layout import Layout, divides
 from groundup.account.roofline import Ceilings, step_time
+from groundup.account.shards import slowdown
+from groundup.account.spread import Counted, Spread, Stage
 from groundup.account.workload import Training
-from groundup.config import ModelConfig
+from groundup.config import Experts, ModelConfig, Router
 from groundup.errors import UsageError
 
 KERNEL_SHARE = 0.5
@@ -33,6 +35,8 @@ USABLE_MEMORY = 0.92
 """Part of a device's memory that training may take; the rest is for the driver, communication buffers and holes. Assumed."""
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Sequences at a time that are tried."""
+POLICIES: tuple[Recompute, ...] = ("none", "mlp", "layers")
+"""What is tried to be computed again, what takes longer later."""
 
 
 class Network(NamedTuple):
@@ -95,22 +99,25 @@ class Cluster:
 
     def for_model(self, counted: Counted) -> Cluster:
         """The same cluster with the share of the peak that the roofline predicts for this model on one device that had the memory, its
-        optimizer spread over many micro-batches; unchanged without ceilings."""
+        optimizer spread over many micro-batches; unchanged without ceilings.
+
+        Of experts it is given as many as work on a token: each of many devices has few of them, and rows enough for each."""
         if self.ceilings is None:
             return self
-        batch = max(1, TRIAL_TOKENS // counted.seq_len)
-        step = step_time(counted.config, self.ceilings, Training(counted.seq_len, batch, 16, matrices="adamw"))
+        step = step_time(_active(counted.config), self.ceilings, Training(counted.seq_len, self._trial(counted), 16, matrices="adamw"))
         return dataclasses.replace(self, kernel_share=min(1.0, step.mfu))
 
-    @property
-    def state(self) -> StateBytes:
-        """Bytes of state a parameter: 16-bit weights with fp32 masters, or all fp32 where that is what they multiply in."""
-        return FP32_ADAMW if self.precision == "fp32" else MIXED_ADAMW
+    @staticmethod
+    def _trial(counted: Counted) -> int:
+        return max(1, TRIAL_TOKENS // counted.seq_len)
 
-    @property
-    def graph(self) -> Graph:
-        """What a layer keeps, in numbers of the type that they multiply in."""
-        return MODERN._replace(number_bytes=4 if self.precision == "fp32" else 2)
+    def slowdown(self, counted: Counted, workload: Training) -> float:
+        """How much longer products take in the shares of a layout than whole, by the roofline; 1 without ceilings."""
+        if self.ceilings is None:
+            return 1.0
+        o, b = workload.layout or Layout(), workload.batch_size
+        sizes = {"sequences": b, "whole_sequences": self._trial(counted), "number_bytes": 4 if self.precision == "fp32" else 2}
+        return counted.once("slowdown", (self.ceilings, o.tensor, o.expert, b), lambda: slowdown(counted, self.ceilings, o, **sizes))
 
     @property
     def peak_flops(self) -> float:
@@ -127,23 +134,73 @@ class Cluster:
         """Bytes that training may take of one device."""
         return USABLE_MEMORY * self.device.memory_bytes
 
-    def link(self, group: str, layout: Layout) -> float:
-        """Bytes a second that a device sends to its group.
+    def link(self, devices: int, apart: int = 1) -> float:
+        """Bytes a second that a device sends to a ring of so many, of whom each is so many devices from the next.
 
-        Tensor parallel devices stand side by side, so a node has min(d, node / t) of a data parallel group, whose rings share as many
-        links to other nodes; stages are next to each other only within one node.
+        Tensor parallel devices stand side by side, replicas t apart: a node has min(d, node / t) of a data parallel group, whose rings
+        share as many links to other nodes.
         """
         net = self.network
-        if self.devices <= net.node_devices:
+        if self.devices <= net.node_devices or devices * apart <= net.node_devices:
             return LINK_SHARE * net.inside_bytes_per_s
-        if group == "tensor":
-            return LINK_SHARE * (net.inside_bytes_per_s if layout.tensor <= net.node_devices else net.between_bytes_per_s)
-        if group == "pipeline":
-            return LINK_SHARE * net.between_bytes_per_s
-        together = max(1, net.node_devices // layout.tensor)
-        if layout.data <= together:
-            return LINK_SHARE * net.inside_bytes_per_s
+        together = max(1, net.node_devices // apart)
         return LINK_SHARE * min(net.inside_bytes_per_s, together * net.between_bytes_per_s)
+
+    def exchange_seconds(self, n_bytes: float, layout: Layout, router: tuple[int, int, int]) -> float:
+        """Seconds for all experts' devices to send each other so many bytes each: the longer of the links within nodes, which carry all,
+        and of those between.
+
+        ``router`` is (n_active, n_groups, n_active_groups). A row crosses to a node once for each expert there; but where the router keeps
+        a token to a few groups of experts, and so to few nodes, once a node (DeepSeek-AI 2024, section 3.2.2).
+        """
+        net, e = self.network, layout.expert
+        together = max(1, net.node_devices // layout.tensor)
+        inside = n_bytes / (LINK_SHARE * net.inside_bytes_per_s) if net.inside_bytes_per_s else 0.0
+        if e <= together:
+            return inside
+        active, groups, chosen = router
+        copies = min(active, chosen * max(1, -(-(e // together) // groups))) if groups > 1 else active
+        leave = (1 - together / e) / (1 - 1 / e) * copies / active
+        return max(inside, n_bytes * leave / (LINK_SHARE * net.between_bytes_per_s))
+
+    def workload(self, seq_len: int, layout: Layout, *, batch_size: int, micro_batch: int = 1, recompute: Recompute = "none") -> Training:
+        """The step of about ``batch_size`` sequences: as many as whole micro-batches of all replicas come nearest to, at least one each."""
+        m = max(1, round(batch_size / (layout.data * micro_batch)))
+        run = _run("fp32" if self.precision == "fp32" else "bf16", recompute)
+        return Training(seq_len, micro_batch, m, run=run, matrices="adamw", layout=layout)
+
+
+@lru_cache(maxsize=16)
+def _run(precision: Literal["fp32", "bf16"], recompute: Recompute) -> Execution:
+    return dataclasses.replace(GPU, precision=precision, recompute=recompute)
+
+
+def _active(config: ModelConfig) -> ModelConfig:
+    """The same model without the experts that a token does not meet."""
+    layers = (
+        dataclasses.replace(x, mlp=dataclasses.replace(x.mlp, n_experts=x.mlp.n_active, router=Router()))
+        if isinstance(x.mlp, Experts)
+        else x
+        for x in config.layers
+    )
+    return dataclasses.replace(config, layers=tuple(layers))
+
+
+class Seconds(NamedTuple):
+    """Where the time of a step goes on the slowest stage; they sum to the step."""
+
+    computing: float
+    """Products and all else, what is computed again included."""
+    tensor: float
+    """Waiting for rows gathered and scattered within layers."""
+    expert: float
+    """Waiting for rows on their way to experts and back, if computing does not hide them."""
+    pipeline: float
+    """Waiting for rows from other stages."""
+    bubble: float
+    """Idle while the pipeline fills and empties."""
+    data: float
+    """Waiting for gradients and weights, beyond the computing that hides them."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +208,19 @@ class Step:
     """A training step of a model in a layout on a cluster: what it takes and whether it fits."""
 
     cluster: Cluster
+    """The devices."""
     spread: Spread
-    batch_size: int
-    """Sequences of a step, all replicas together."""
+    """The model in the layout, with the step's sizes."""
 
     @property
     def layout(self) -> Layout:
         """The layout."""
         return self.spread.layout
+
+    @property
+    def workload(self) -> Training:
+        """The step, whose sizes and recomputation go with the layout."""
+        return self.spread.workload
 
     @property
     def n_bytes(self) -> float:
@@ -173,26 +235,49 @@ class Step:
     @property
     def tokens(self) -> int:
         """Tokens of a step."""
-        return self.batch_size * self.spread.counted.seq_len
+        return self.workload.tokens
+
+    @cached_property
+    def parts(self) -> Seconds:
+        """(computing + sending within layers, to experts and between stages) x (1 + bubble) on the slowest stage, and sending of data
+        parallelism beyond the computing that hides it: the last micro-batch's backward up to ZeRO-1, all micro-batches with 2 and 3.
+
+        Overlap hides what is sent to experts behind computing too, which then hides nothing else.
+        """
+        o, m = self.layout, self.workload.micro_batches
+        working = [self._working(stage) for stage in self.spread.stages]
+        computing, tensor, expert, pipeline = max(working, key=lambda w: sum(w) - self._hidden(w))
+        hidden = self._hidden((computing, tensor, expert, pipeline))
+        busy = computing, tensor, expert - hidden, pipeline
+        free = computing - hidden if o.zero >= 2 else (computing - hidden) * 2 / 3 / m
+        data = max(self._data(stage) for stage in self.spread.stages)
+        return Seconds(*busy, sum(busy) * o.bubble(m), max(0.0, data - free))
+
+    def _hidden(self, working: tuple[float, float, float, float]) -> float:
+        computing, _, expert, _ = working
+        return min(computing, expert) if self.layout.overlap else 0.0
+
+    def _working(self, stage: Stage) -> tuple[float, float, float, float]:
+        """Seconds of computing, and of sending to tensor parallel devices, experts and other stages."""
+        o, cluster, sent = self.layout, self.cluster, self.spread.sent_by(stage)
+        flops = stage.flops * self.workload.batch_size * self.workload.micro_batches / o.tensor
+        rate = cluster.peak_flops / cluster.devices * cluster.kernel_share / cluster.slowdown(self.spread.counted, self.workload)
+        return (
+            flops / rate,
+            sent.tensor / cluster.link(o.tensor) if sent.tensor else 0.0,
+            cluster.exchange_seconds(sent.expert, o, self.spread.counted.router) if sent.expert else 0.0,
+            sent.pipeline / cluster.link(2, o.tensor * o.data) if sent.pipeline else 0.0,
+        )
+
+    def _data(self, stage: Stage) -> float:
+        o, cluster, sent = self.layout, self.cluster, self.spread.sent_by(stage)
+        found = sent.data / cluster.link(o.data, o.tensor) if sent.data else 0.0
+        return found + (sent.expert_data / cluster.link(o.data // o.expert, o.tensor * o.expert) if sent.expert_data else 0.0)
 
     @cached_property
     def seconds(self) -> float:
-        """(computing x unevenness of the stages + sending within layers and between stages) x (1 + bubble) + sending of data parallelism
-        beyond the computing that hides it: the last micro-batch's backward up to ZeRO-1, all micro-batches with 2 and 3."""
-        o, m, layers = self.layout, self.spread.micro_batches, len(self.spread.counted.config.layers)
-        uneven = -(-layers // o.pipeline) * o.pipeline / layers if layers else 1.0
-        computing = uneven * self._executed_flops / (self.cluster.peak_flops * self.cluster.kernel_share)
-        sending = {"data": 0.0, "tensor": 0.0, "pipeline": 0.0}
-        for sent in self.spread.sent:
-            sending[sent.group] += sent.n_bytes / self.cluster.link(sent.group, o)
-        hidden = computing if o.zero >= 2 else computing * 2 / 3 / m
-        return (computing + sending["tensor"] + sending["pipeline"]) * (1 + o.bubble(m)) + max(0.0, sending["data"] - hidden)
-
-    @property
-    def _executed_flops(self) -> float:
-        counted = self.spread.counted
-        again = counted.layers_forward_flops if self.layout.recompute == "layers" else 0
-        return self.batch_size * (counted.cost.tree.training_flops + again)
+        """Seconds of the step."""
+        return sum(self.parts)
 
     @property
     def tokens_per_s(self) -> float:
@@ -205,45 +290,67 @@ class Step:
         return self.spread.counted.cost.mfu(self.tokens_per_s, self.cluster.peak_flops)
 
 
-def take_step(counted: Counted, layout: Layout, cluster: Cluster, *, batch_size: int) -> Step:
-    """The step of about ``batch_size`` sequences: as many as whole micro-batches of all replicas come nearest to, at least one each."""
-    m = max(1, round(batch_size / (layout.data * layout.micro_batch)))
-    spread = Spread(counted, layout, m, cluster.state, cluster.graph)
-    return Step(cluster, spread, m * layout.data * layout.micro_batch)
+def take_step(
+    counted: Counted, layout: Layout, cluster: Cluster, *, batch_size: int, micro_batch: int = 1, recompute: Recompute = "none"
+) -> Step:
+    """The step of about ``batch_size`` sequences in a layout (see ``Cluster.workload``)."""
+    workload = cluster.workload(counted.seq_len, layout, batch_size=batch_size, micro_batch=micro_batch, recompute=recompute)
+    return Step(cluster, Spread(counted, workload))
 
 
-def possible_layouts(config: ModelConfig, cluster: Cluster, batch_size: int) -> Iterator[Layout]:
-    """Layouts over all devices whose replicas have something to do.
+def possible_layouts(config: ModelConfig, cluster: Cluster, *, lean: bool = False) -> Iterator[Layout]:
+    """Layouts over all devices into which the model divides; the lean ones are those that no other undercuts in memory.
 
     Tensor parallelism stays within a node, as it sends most; with a pipeline ZeRO stays at stage 1, as gradients and weights would be
-    sent for each of its many micro-batches; fused attention keeps no probabilities that selective recomputation could drop.
+    sent for each of its many micro-batches.
     """
-    policies: tuple[Policy, ...] = ("none", "layers")
     for t in _powers(min(cluster.devices, cluster.network.node_devices)):
-        if cluster.devices % t or not _divides(config, t):
+        if cluster.devices % t or not divides(config, t):
             continue
         for p in _divisors(cluster.devices // t, len(config.layers)):
             d = cluster.devices // (t * p)
             stages = (0,) if d == 1 else (0, 1) if p > 1 else (0, 1, 2, 3)
-            for micro in MICRO_BATCHES:
-                if d * micro > batch_size:
+            runs = [v for v in (1, 2, 4) if v == 1 or (p > 1 and len(config.layers) % (p * v) == 0)]
+            spread = [(e, overlap) for e in _expert_divisors(config, d) for overlap in ((False, True) if e > 1 else (False,))]
+            if lean:
+                stages, runs, spread = stages[-2:] if p == 1 else stages[-1:], [1], [pair for pair in spread if not pair[1]]
+            for zero, v, (e, overlap) in itertools.product(stages, runs, spread):
+                yield Layout(d, t, p, zero, v, e, overlap)
+
+
+def possible_steps(counted: Counted, cluster: Cluster, batch_size: int) -> Iterator[Step]:
+    """Of all layouts whose replicas have something to do, and stages that take turns a micro-batch each, the steps that can be the best.
+
+    Where a step fits, computing more again is only slower; where none does, a larger micro-batch does not either.
+    """
+    for layout in possible_layouts(counted.config, cluster):
+        for micro in MICRO_BATCHES:
+            m = batch_size // (layout.data * micro)
+            if m < 1:
+                break
+            if m < (layout.pipeline if layout.interleave > 1 else 1 + layout.overlap):
+                continue
+            for policy in POLICIES:
+                step = take_step(counted, layout, cluster, batch_size=batch_size, micro_batch=micro, recompute=policy)
+                if step.fits:
                     break
-                runs = [v for v in (1, 2, 4) if v == 1 or (p > 1 and len(config.layers) % (p * v) == 0 and batch_size // (d * micro) >= p)]
-                for zero, policy, v in itertools.product(stages, policies, runs):
-                    yield Layout(d, t, p, zero, micro, policy, v)
+            yield step
+            if not step.fits:
+                break
 
 
 def best_steps(counted: Counted, cluster: Cluster, *, batch_size: int) -> list[Step]:
-    """The best step of each kind of layout (tensor or not, pipeline or not, ZeRO stage): the fastest that fits, or else the leanest.
+    """The best step of each kind of layout: the fastest that fits, or else the leanest.
+
+    Kinds are tensor parallel or not, pipeline or not, experts spread or not, and the ZeRO stage.
 
     The fastest that fits comes first, then the others that fit, then those that do not. Raises UsageError where no layout is possible.
     """
     cluster.check()
-    check_predicted(counted.config, "a layout")
-    kinds: dict[tuple[bool, bool, int], Step] = {}
-    for layout in possible_layouts(counted.config, cluster, batch_size):
-        step = take_step(counted, layout, cluster, batch_size=batch_size)
-        kind = (layout.tensor > 1, layout.pipeline > 1, layout.zero)
+    kinds: dict[tuple[bool, bool, bool, int], Step] = {}
+    for step in possible_steps(counted, cluster, batch_size):
+        o = step.layout
+        kind = (o.tensor > 1, o.pipeline > 1, o.expert > 1, o.zero)
         if kind not in kinds or _rank(step) < _rank(kinds[kind]):
             kinds[kind] = step
     if not kinds:
@@ -277,15 +384,15 @@ def devices_needed(counted: Counted, cluster: Cluster) -> int | None:
 
 def holds(counted: Counted, cluster: Cluster) -> bool:
     """Whether the model trains in some layout, a sequence at a time and everything computed again."""
-    leanest = (x for x in possible_layouts(counted.config, cluster, cluster.devices) if x.micro_batch == 1 and x.recompute == "layers")
-    return any(take_step(counted, layout, cluster, batch_size=cluster.devices).fits for layout in leanest)
+    leanest = possible_layouts(counted.config, cluster, lean=True)
+    return any(take_step(counted, layout, cluster, batch_size=cluster.devices, recompute="layers").fits for layout in leanest)
 
 
 def _rank(step: Step) -> tuple[bool, float, float]:
     """Those that fit first, by time a token, where that is the same with the larger micro-batch; then by memory."""
     if not step.fits:
         return True, step.n_bytes, 0.0
-    return False, round(-math.log(step.tokens_per_s), 3), -step.layout.micro_batch
+    return False, round(-math.log(step.tokens_per_s), 3), -step.workload.batch_size
 
 
 def _powers(most: int) -> list[int]:
@@ -296,9 +403,8 @@ def _divisors(n: int, most: int) -> list[int]:
     return [i for i in range(1, min(n, max(1, most)) + 1) if n % i == 0]
 
 
-def _divides(config: ModelConfig, tensor: int) -> bool:
-    try:
-        Layout(tensor=tensor).check(config)
-    except UsageError:
-        return False
-    return True
+def _expert_divisors(config: ModelConfig, data: int) -> list[int]:
+    """Devices that can share the experts: divisors of the data parallel ones and of the experts of every layer; 1 where there are none."""
+    counts = [layer.mlp.n_experts for layer in config.layers if isinstance(layer.mlp, Experts)]
+    common = math.gcd(data, *counts) if counts else 1
+    return _divisors(common, common)

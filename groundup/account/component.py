@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
+from groundup.account.traffic import NO_TRAFFIC, Sent, Traffic, sent, total
 from groundup.account.work import NOTHING, StepWork, again, moved_bytes
+from groundup.account.workload import Training
 
 Kind = Literal["matrix", "table", "head", "gate", "vector"]
+HeldBy = Literal["tensor", "each", "expert"]
 
 
 class Weight(NamedTuple):
@@ -53,8 +56,12 @@ class Component:
     """Whether its products are between tokens (queries and keys, or a token and a state), and not with weights."""
     own_cached: int = 0
     """Numbers that a cache holds for it when the sequence has been read: keys and values, latents, or a state."""
-    own_exchanges: int = 0
-    """Times in a forward pass that devices which share its matrices gather its input and scatter its output, B T D of each."""
+    held_by: HeldBy = "tensor"
+    """Who holds its own matrices: tensor parallel devices share them, each has them whole, or those that share the experts do. Of its
+    vectors each has all, but of experts those of its own."""
+    own_rows: Traffic = NO_TRAFFIC
+    """Numbers of rows that devices send each other for it in one forward pass over the sequence, or hand to other stages in a step; and
+    parameters of others that are held once more for it."""
     parts: tuple[Component, ...] = ()
     """What it is made of."""
 
@@ -96,9 +103,28 @@ class Component:
         return self.own_cached + sum(p.cached_numbers for p in self.parts)
 
     @cached_property
-    def exchanges(self) -> int:
-        """Times that devices which share its matrices gather and scatter B T D numbers in a forward pass; as often in backward."""
-        return self.own_exchanges + sum(p.exchanges for p in self.parts)
+    def own_traffic(self) -> Traffic:
+        """Of ``traffic`` what is its own."""
+        vectors = sum(w.numbers for w in self.weights if w.kind == "vector")
+        matrices = sum(w.numbers for w in self.weights) - vectors
+        match self.held_by:
+            case "tensor":
+                held = Traffic(matrices, vectors)
+            case "each":
+                held = Traffic(whole=matrices + vectors)
+            case "expert":
+                held = Traffic(expert_split=matrices, expert_whole=vectors)
+        return total([held, self.own_rows.times(2 + self.own_recomputed)])
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """Numbers that devices send each other for it in a training step, whatever the layout: forward, backward, and where it is computed
+        again."""
+        return total([self.own_traffic, *(p.traffic for p in self.parts)])
+
+    def sent(self, workload: Training) -> Sent:
+        """Bytes that a device which holds it sends for it in a step of the workload, by the devices that it sends them to."""
+        return sent(self.traffic, workload)
 
     @cached_property
     def backward_flops(self) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 from groundup.account.component import Component, Weight
+from groundup.account.traffic import Sent, sent, total
 from groundup.account.tree import forward_pass, training_pass
 from groundup.account.workload import Inference, Training
 from groundup.config import ModelConfig, check
@@ -23,6 +24,8 @@ class Row(NamedTuple):
     """Model FLOPs of forward and backward, for one sequence."""
     share: float
     """Part of the model's training FLOPs, 0 to 1."""
+    sent: Sent = Sent()
+    """Bytes that a device of each stage sends in a step of the workload, by whom it sends them to; none without a layout."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class Cost:
     def decoding(self, n_keys: int) -> Component:
         """The tree of one more token, which attends to n_keys keys, itself included."""
         return forward_pass(self.config, 1, n_keys - 1)
+
+    @property
+    def sent(self) -> Sent:
+        """Bytes that a device of each stage of the pipeline sends in a step, all stages together; none without a layout."""
+        return self.tree.sent(self.workload) if isinstance(self.workload, Training) else Sent()
 
     @property
     def parameters(self) -> int:
@@ -94,15 +102,18 @@ class Cost:
 
     def rows(self) -> list[Row]:
         """One row a role (all layers' queries together, ...), in the order of the tree; the rows sum to the model."""
-        totals: dict[str, list[int]] = {}
+        spread = isinstance(self.workload, Training) and self.workload.layout is not None
+        roles: dict[str, list[Component]] = {}
         for _, component in self.tree.walk():
-            if component.parts:
-                continue
-            role = ".".join(part for part in component.name.split(".") if not part.isdigit())
-            total = totals.setdefault(role, [0, 0])
-            total[0] += component.parameters
-            total[1] += component.training_flops
-        return [Row(name, n, flops, flops / self.tree.training_flops) for name, (n, flops) in totals.items()]
+            if not component.parts or (spread and any(component.own_traffic)):
+                role = ".".join(part for part in component.name.split(".") if not part.isdigit())
+                roles.setdefault(role, []).append(replace(component, parts=()))
+        return [self._row(name, found, spread) for name, found in roles.items()]
+
+    def _row(self, name: str, found: list[Component], spread: bool) -> Row:
+        parameters, flops = sum(c.parameters for c in found), sum(c.training_flops for c in found)
+        sends = sent(total(c.traffic for c in found), self.workload) if spread else Sent()
+        return Row(name, parameters, flops, flops / self.tree.training_flops, sends)
 
 
 def cost(config: ModelConfig, workload: Training | Inference) -> Cost:

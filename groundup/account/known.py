@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from groundup.config import Attention, Dense, Layer, ModelConfig, Norm, Rotary, check, from_dict
+from groundup.config import (
+    Attention,
+    Dense,
+    Experts,
+    LatentAttention,
+    Layer,
+    ModelConfig,
+    Norm,
+    Rotary,
+    Router,
+    YarnScaling,
+    check,
+    from_dict,
+)
 from groundup.errors import UsageError
 
 
@@ -30,6 +44,20 @@ def _llama(
     return ModelConfig(vocab_size, d_model, context_length, (Layer(mixer, Dense(d_ff), norm),) * n_layers, final_norm=norm, tied=tied)
 
 
+def _mixture(dense: ModelConfig, experts: Experts) -> ModelConfig:
+    return replace(dense, layers=tuple(replace(layer, mlp=experts) for layer in dense.layers))
+
+
+def _deepseek_v3() -> ModelConfig:
+    """Without the module that predicts a second token, which only its training has."""
+    turned = Rotary(1e4, YarnScaling(40.0, 4096, mscale=1.0, mscale_all_dim=1.0), interleaved=True)
+    mixer = LatentAttention(128, 128, 64, 128, kv_rank=512, q_rank=1536, rotary=turned)
+    router = Router("sigmoid", renormalize=True, scale=2.5, selection_bias=True, n_groups=8, n_active_groups=4, group_score="top2")
+    experts = Experts(256, 8, 2048, router, shared=Dense(2048))
+    layers = tuple(Layer(mixer, Dense(18_432) if i < 3 else experts) for i in range(61))
+    return ModelConfig(129_280, 7168, 163_840, layers)
+
+
 KNOWN: dict[str, ModelConfig] = {
     "smollm2-135m": _llama(49_152, 576, 30, (9, 3), 1536, 8192, head_dim=64, theta=1e5, tied=True),
     "smollm2-1.7b": _llama(49_152, 2048, 24, (32, 32), 8192, 8192, head_dim=64, theta=1.3e5, tied=True),
@@ -41,6 +69,13 @@ KNOWN: dict[str, ModelConfig] = {
     "qwen2.5-7b": _llama(152_064, 3584, 28, (28, 4), 18_944, 131_072, theta=1e6, bias=True),
     "qwen3-0.6b": _llama(151_936, 1024, 28, (16, 8), 3072, 40_960, theta=1e6, qk_norm=True, tied=True),
     "qwen3-8b": _llama(151_936, 4096, 36, (32, 8), 12_288, 40_960, theta=1e6, qk_norm=True),
+    "qwen3-30b-a3b": _mixture(
+        _llama(151_936, 2048, 48, (32, 4), 6144, 40_960, theta=1e6, qk_norm=True), Experts(128, 8, 768, Router(renormalize=True))
+    ),
+    "mixtral-8x7b": _mixture(
+        _llama(32_000, 4096, 32, (32, 8), 14_336, 32_768, theta=1e6), Experts(8, 2, 14_336, Router("softmax_of_chosen"))
+    ),
+    "deepseek-v3": _deepseek_v3(),
 }
 """By name; shapes from the config.json published with each."""
 

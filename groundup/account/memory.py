@@ -138,6 +138,7 @@ def training_memory(
     live through the whole step and are known or measured: the process before training, a token store, the prior's tables.
     Raises UsageError for sizes or methods that make no sense.
     """
+    workload.check_one_device("the memory of training")
     counted = cost(config, workload)
     run, others, matrices = workload.run or CPU, workload.others, workload.matrices
     step = _Step(config, counted, replace(workload, run=run))

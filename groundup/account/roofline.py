@@ -263,6 +263,7 @@ def step_time(
     overlaps, else ``CPU``. What the loader does is not in it, nor is communication.
     Raises UsageError for sizes or methods that make no sense.
     """
+    workload.check_one_device("the time of a step")
     run = workload.run or (GPU if ceilings.overlapped else CPU)
     counted = cost(config, replace(workload, run=run))
     batch_size, seq_len, micro_batches = workload.batch_size, workload.seq_len, workload.micro_batches

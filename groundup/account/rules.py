@@ -53,7 +53,7 @@ class Figures(NamedTuple):
     parameters: int
     """All of them."""
     law_parameters: int
-    """N of the laws: without lookup tables, but with the head."""
+    """N of the laws: without lookup tables, but with the head; of experts those that work on a token."""
     flops_per_token: float
     """Model FLOPs of training."""
 
@@ -62,7 +62,8 @@ class Figures(NamedTuple):
 def figures(config: ModelConfig, seq_len: int) -> Figures:
     """A model's figures by its exact cost, kept: one plan looks at the same shapes several times."""
     counted = cost(config, Training(seq_len))
-    n = counted.parameters_non_embedding + config.vocab_size * config.d_model
+    idle = counted.parameters - counted.active_parameters
+    n = counted.parameters_non_embedding + config.vocab_size * config.d_model - idle
     return Figures(counted.parameters, n, counted.flops_per_token_training)
 
 

@@ -17,8 +17,10 @@ from typing import NamedTuple
 
 from groundup.account import mixer_work, work
 from groundup.account.attention_work import AttentionWork, key_blocks
-from groundup.account.component import Component, Kind, Weight
+from groundup.account.component import Component, HeldBy, Kind, Weight
 from groundup.account.execution import IDEAL, Execution
+from groundup.account.layout import Layout, crossings
+from groundup.account.traffic import Traffic
 from groundup.account.work import Pass, StepWork
 from groundup.account.workload import Training
 from groundup.config import (
@@ -39,7 +41,8 @@ from groundup.config import (
 def training_pass(config: ModelConfig, workload: Training) -> Component:
     """The tree of training on one sequence, with logits of all tokens and no cache."""
     t = workload.seq_len
-    return _model(config, _Sequence(t, workload.document_lengths or (t,), workload.run, t), workload.prior_shape)
+    model = _model(config, _Sequence(t, workload.document_lengths or (t,), workload.run, t), workload.prior_shape)
+    return model if workload.layout is None else _piped(model, config, workload.layout, t)
 
 
 @lru_cache(maxsize=256)
@@ -51,13 +54,14 @@ def forward_pass(config: ModelConfig, tokens: int, cached: int = 0) -> Component
 def _model(config: ModelConfig, seq: _Sequence, prior_shape: tuple[int, int] | None) -> Component:
     t, d = seq.length, config.d_model
     rows = Weight("embedding.weight", (config.vocab_size, d), "table")
-    parts = [Component("embedding", (rows,), own_work=work.lookup(t, config.vocab_size, d), own_exchanges=1)]
+    parts = [Component("embedding", (rows,), own_work=work.lookup(t, config.vocab_size, d), own_rows=Traffic(exchanged=t * d))]
     if config.hash_embedding is not None:
         table = Weight("hash_embedding.weight", (config.hash_embedding.n_rows, d), "table")
         parts.append(Component("hash_embedding", (table,), own_work=work.hashed_lookup(config.hash_embedding, t, d)))
     if config.learned_positions:
         table = Weight("position_embedding.weight", (config.context_length, d), "table")
-        parts.append(Component("position_embedding", (table,), own_work=work.lookup(t, config.context_length, d)))
+        looked_up = work.lookup(t, config.context_length, d)
+        parts.append(Component("position_embedding", (table,), own_work=looked_up, held_by="each"))
     if config.embedding_norm is not None:
         parts.append(_norm("embedding_norm", config.embedding_norm, d, seq))
     if config.layers:
@@ -68,12 +72,33 @@ def _model(config: ModelConfig, seq: _Sequence, prior_shape: tuple[int, int] | N
     matrix = () if config.tied else (Weight("head.weight", (config.vocab_size, d), "head"),)
     bias = (Weight("head_bias", (config.vocab_size,), "vector"),) if config.head_bias else ()
     made = work.head(seq.logits, d, config.vocab_size, bias=config.head_bias, run=seq.executed_as)
-    parts.append(Component("head", matrix + bias, 2 * seq.logits * d * config.vocab_size, own_work=made, own_exchanges=1))
+    gathered = Traffic(exchanged=seq.logits * d)
+    parts.append(Component("head", matrix + bias, 2 * seq.logits * d * config.vocab_size, own_work=made, own_rows=gathered))
     if config.prior is not None and prior_shape is not None:
         parts.append(prior_gate(d, *prior_shape, tokens=t))
     softcap = config.logit_softcap is not None
     parts.append(Component("loss", own_work=work.loss(seq.logits, config.vocab_size, softcap=softcap, run=seq.executed_as)))
     return Component("model", parts=tuple(parts))
+
+
+def _piped(model: Component, config: ModelConfig, layout: Layout, t: int) -> Component:
+    """The model with what the stages of a pipeline hand on, each by the layer at its end, and the last one's copy of a tied head."""
+    d, times = config.d_model, crossings(len(config.layers), layout.pipeline, layout.interleave)
+    parts = []
+    for part in model.parts:
+        if part.name == "layers":
+            layers = (replace(x, own_rows=Traffic(handed=n * t * d)) for x, n in zip(part.parts, times, strict=True))
+            parts.append(replace(part, parts=tuple(layers)))
+        elif part.name == "head":
+            parts.append(replace(part, own_rows=part.own_rows._replace(split=copied_head(config, layout.pipeline))))
+        else:
+            parts.append(part)
+    return replace(model, parts=tuple(parts))
+
+
+def copied_head(config: ModelConfig, pipeline: int) -> int:
+    """Numbers of the embedding that the last of several stages holds once more, to make logits with."""
+    return config.vocab_size * config.d_model if config.tied and pipeline > 1 else 0
 
 
 def prior_gate(d_model: int, n_experts: int, n_features: int, *, tokens: int, n_hidden: int = PRIOR_GATE_WIDTH) -> Component:
@@ -175,7 +200,6 @@ def _layer(name: str, layer: Layer, config: ModelConfig, seq: _Sequence) -> Comp
             mlp, last = _experts(f"{name}.mlp", layer.mlp, d, seq), _last_of_experts(f"{name}.mlp", layer.mlp)
         case Dense():
             mlp, last = _dense(f"{name}.mlp", layer.mlp, d, seq), f"{name}.mlp.down"
-    mixer, mlp = (replace(branch, own_exchanges=1) for branch in (mixer, mlp))
     parts = (
         mixer.recomputed(f"{name}.mixer.output") if policy == "attention" else mixer,
         mlp.recomputed(last) if policy == "mlp" else mlp,
@@ -218,7 +242,7 @@ def _attention(name: str, a: Attention, config: ModelConfig, seq: _Sequence) -> 
     if a.output_gate:
         parts.append(_linear(f"{name}.output_gate", q, d, t, False))
     parts.append(_linear(f"{name}.output", d, q, t, a.output_bias))
-    return Component(name, parts=tuple(parts), own_cached=kept)
+    return Component(name, parts=tuple(parts), own_cached=kept, own_rows=Traffic(exchanged=2 * t * d))
 
 
 def _latent(name: str, a: LatentAttention, d: int, seq: _Sequence) -> Component:
@@ -226,15 +250,16 @@ def _latent(name: str, a: LatentAttention, d: int, seq: _Sequence) -> Component:
 
     In full, keys and values of all heads are made from the latents, and a pair is 2 H (E + R) + 2 H V FLOPs. Absorbed, the heads' own
     matrices meet the query and what it read instead, which is as many FLOPs, and a pair is 2 H (C + R) + 2 H C: attention over latents,
-    one key for all heads (DeepSeek-V2, 2024, section 2.1.2).
+    one key for all heads (DeepSeek-V2, 2024, section 2.1.2). Tensor parallel devices share the heads; each makes the latents of its part of
+    the sequence, with the whole matrix, and gathers those instead of the stream.
     """
     t, pairs, executed = seq.length, seq.pairs(None), seq.executed_pairs(None)
     parts = []
     if a.q_rank is not None:
-        parts.append(_linear(f"{name}.query_latent", a.q_rank, d, t, a.bias))
+        parts.append(_linear(f"{name}.query_latent", a.q_rank, d, t, a.bias, held_by="each"))
         parts.append(_norm(f"{name}.query_norm", a.latent_norm, a.q_rank, seq))
     parts.append(_linear(f"{name}.query", a.n_heads * (a.head_dim + a.rotary_dim), a.q_rank or d, t, False))
-    parts.append(_linear(f"{name}.latent", a.kv_rank + a.rotary_dim, d, t, a.bias))
+    parts.append(_linear(f"{name}.latent", a.kv_rank + a.rotary_dim, d, t, a.bias, held_by="each"))
     parts.append(_norm(f"{name}.latent_norm", a.latent_norm, a.kv_rank, seq))
     parts.append(_linear(f"{name}.key_value", a.n_heads * (a.head_dim + a.value_dim), a.kv_rank, t, False))
     key_heads, key, value = (1, a.kv_rank, a.kv_rank) if seq.cached else (a.n_heads, a.head_dim, a.value_dim)
@@ -249,7 +274,9 @@ def _latent(name: str, a: LatentAttention, d: int, seq: _Sequence) -> Component:
         flops = 2 * a.n_heads * dim
         parts.append(Component(f"{name}.{leaf}", (), flops * pairs, flops * executed, own_recomputed=recomputed, own_work=does, mixes=True))
     parts.append(_linear(f"{name}.output", d, a.n_heads * a.value_dim, t, a.bias))
-    return Component(name, parts=tuple(parts), own_cached=(a.kv_rank + a.rotary_dim) * seq.kept_keys(None))
+    latent = a.kv_rank + a.rotary_dim
+    rows = Traffic(exchanged=t * ((a.q_rank or d) + latent + d))
+    return Component(name, parts=tuple(parts), own_cached=latent * seq.kept_keys(None), own_rows=rows)
 
 
 def _linear_mixer(name: str, a: LinearMixer, d: int, seq: _Sequence) -> Component:
@@ -271,7 +298,7 @@ def _linear_mixer(name: str, a: LinearMixer, d: int, seq: _Sequence) -> Componen
     parts.append(Component(f"{name}.norm", _gains(f"{name}.norm", a.norm, a.value_dim), own_work=normed))
     parts.append(_linear(f"{name}.output", d, values, t, False))
     kept = 0 if seq.cached is None else a.key_dim * values + (a.conv_width - 1) * mixed
-    return Component(name, parts=tuple(parts), own_cached=kept)
+    return Component(name, parts=tuple(parts), own_cached=kept, own_rows=Traffic(exchanged=2 * t * d))
 
 
 def _delta_step(name: str, a: LinearMixer) -> list[Component]:
@@ -314,9 +341,10 @@ def _experts(name: str, mlp: Experts, d: int, seq: _Sequence) -> Component:
         if mlp.bias:
             weights.append(Weight(f"{name}.{leaf}.bias", (x, n_out), "vector"))
         does = work.linear(rows, n_in, n_out, bias=mlp.bias) if fused else mixer_work.expert_products(mlp, t, n_out, n_in)
-        return Component(f"{name}.{leaf}", tuple(weights), 2 * rows * n_in * n_out, own_active=(mlp.n_active, x), own_work=does)
+        flops, active = 2 * rows * n_in * n_out, (mlp.n_active, x)
+        return Component(f"{name}.{leaf}", tuple(weights), flops, own_active=active, own_work=does, held_by="expert")
 
-    parts = [_linear(f"{name}.router", x, d, t, mlp.router.bias)]
+    parts = [_linear(f"{name}.router", x, d, t, mlp.router.bias, held_by="each")]
     if not fused:
         parts.append(Component(f"{name}.rows", own_work=mixer_work.expert_rows(mlp, t, d)))
     parts += [stacked(leaf, f, d) for leaf in (("gate", "up") if mlp.activation in GATED else ("up",))]
@@ -325,22 +353,24 @@ def _experts(name: str, mlp: Experts, d: int, seq: _Sequence) -> Component:
     if mlp.shared is not None:
         parts.append(_dense(f"{name}.shared", mlp.shared, d, seq))
     if mlp.shared_gate:
-        parts.append(_linear(f"{name}.shared_gate", 1, d, t, False))
-    return Component(name, parts=tuple(parts))
+        parts.append(_linear(f"{name}.shared_gate", 1, d, t, False, held_by="each"))
+    # where experts are not spread, what a shared one has gathered serves them too
+    return Component(name, parts=tuple(parts), own_rows=Traffic(unrouted=0 if mlp.shared else 2 * t * d, routed=2 * rows * d))
 
 
 def _dense(name: str, mlp: Dense, d: int, seq: _Sequence) -> Component:
     inner = ("gate", "up") if mlp.activation in GATED else ("up",)
     parts = [_linear(f"{name}.{part}", mlp.d_ff, d, seq.length, mlp.bias) for part in inner]
     parts.append(Component(f"{name}.activation", own_work=work.activation(mlp, seq.length, seq.executed_as)))
-    return Component(name, parts=(*parts, _linear(f"{name}.down", d, mlp.d_ff, seq.length, mlp.bias)))
+    parts.append(_linear(f"{name}.down", d, mlp.d_ff, seq.length, mlp.bias))
+    return Component(name, parts=tuple(parts), own_rows=Traffic(exchanged=2 * seq.length * d))
 
 
-def _linear(name: str, n_out: int, n_in: int, t: int, bias: bool, kind: Kind = "matrix") -> Component:
+def _linear(name: str, n_out: int, n_in: int, t: int, bias: bool, kind: Kind = "matrix", held_by: HeldBy = "tensor") -> Component:
     weights = [Weight(f"{name}.weight", (n_out, n_in), kind)]
     if bias:
         weights.append(Weight(f"{name}.bias", (n_out,), "vector"))
-    return Component(name, tuple(weights), 2 * t * n_in * n_out, own_work=work.linear(t, n_in, n_out, bias=bias))
+    return Component(name, tuple(weights), 2 * t * n_in * n_out, own_work=work.linear(t, n_in, n_out, bias=bias), held_by=held_by)
 
 
 def _norm(name: str, norm: Norm, dim: int, seq: _Sequence) -> Component:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from groundup.account.execution import Execution
+from groundup.account.layout import Layout
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Training:
-    """Steps on sequences of one length, on one device."""
+    """Steps on sequences of one length, on one device or spread over many."""
 
     seq_len: int
     """T, tokens of a sequence."""
     batch_size: int = 1
-    """B, sequences that go through the model at a time."""
+    """B, sequences that go through the model, or a replica of it, at a time."""
     micro_batches: int = 1
-    """So many times B sequences are a step; gradients accumulate between them."""
+    """m, so many times B sequences of each replica are a step; gradients accumulate between them."""
     document_lengths: tuple[int, ...] | None = None
     """Lengths of the documents packed into a sequence, a cut one with what is inside; attention never crosses them. None: one document."""
     run: Execution | None = None
@@ -30,6 +31,8 @@ class Training:
     """Optimizer of everything else."""
     prior_shape: tuple[int, int] | None = None
     """(experts, features) of the counts, as the decoder takes it; with it a config that has a prior gets its gate."""
+    layout: Layout | None = None
+    """How a step is spread over devices: what they then send is in the tree. None: one device, which sends nothing."""
 
     def check(self, config: ModelConfig) -> None:
         """UsageError for sizes that cannot be, or that the model's context does not hold."""
@@ -46,6 +49,23 @@ class Training:
             raise UsageError(f"attention_block must be at least 1, not {block}; None is an attention in one kernel")
         if documents is not None and (sum(documents) != self.seq_len or min(documents) < 1):
             raise UsageError(f"document_lengths must be at least 1 each and sum to seq_len {self.seq_len}; they sum to {sum(documents)}")
+        if self.layout is not None:
+            self.layout.check(config)
+
+    def check_one_device(self, what: str) -> None:
+        """UsageError where ``what``, such as "the memory of training", is asked of one device and the layout has more."""
+        if self.layout is not None and self.layout.devices > 1:
+            raise UsageError(f"{what} is that of one device here, and the layout is {self.layout}; see account.spread and account.cluster")
+
+    @property
+    def replicas(self) -> int:
+        """d, models that see different sequences."""
+        return 1 if self.layout is None else self.layout.data
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step, all replicas together: d m B T."""
+        return self.replicas * self.micro_batches * self.batch_size * self.seq_len
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from groundup.account.cluster import Cluster, holds, network_of
 from groundup.account.inference import Inference, Serving
 from groundup.account.known import known_model
 from groundup.account.law import CHINCHILLA, EPOCH, SMALL_SCALE
-from groundup.account.layouts import Counted
 from groundup.account.published import PUBLISHED_RUNS
+from groundup.account.spread import Counted
 from groundup.account.workload import Training
 from groundup.errors import UsageError
 

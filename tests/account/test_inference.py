@@ -32,6 +32,9 @@ PUBLISHED = {
     "qwen2.5-7b": 7_615_616_512,
     "qwen3-0.6b": 596_049_920,
     "qwen3-8b": 8_190_735_360,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "mixtral-8x7b": 46_702_792_704,
+    "deepseek-v3": 671_026_419_200 - 58 * 256,  # its biases of the choice of experts are no parameters here
 }
 LATENT = LatentAttention(n_heads=3, head_dim=4, rotary_dim=2, value_dim=5, kv_rank=7, q_rank=6)
 LINEAR = LinearMixer(n_heads=4, n_key_heads=2, key_dim=3, value_dim=5, conv_width=4)

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from groundup.account import cost
-from groundup.account.layouts import Layout
 from groundup.account.memory import training_memory
 from groundup.account.workload import Training
 from groundup.config import Attention, Dense, HashEmbedding, LatentAttention, Layer, LinearScaling, ModelConfig, Norm, Prior, Rotary
@@ -247,9 +246,8 @@ def test_active_parameters_are_those_of_the_chosen_experts(config, billions, act
     assert (round(counted.parameters / 1e9, 1), round((counted.active_parameters - table) / 1e9, 1)) == (billions, active)
 
 
-def test_a_layout_that_is_not_yet_predicted_is_refused_by_name():
-    with pytest.raises(UsageError, match="a layout is not predicted for a model whose layer 0 has an mlp of kind Experts"):
-        Layout(tensor=2).check(published("mixtral", 100, 64, 80, 2, 4, 4))
+def test_memory_and_layouts_are_predicted_of_every_family():
+    Layout(data=4, tensor=2, expert=4).check(published("mixtral", 100, 64, 80, 2, 4, 4))
     assert training_memory(from_family({"model_type": "gpt2"}), Training(8)).peak_bytes > 16 * 124e6
 
 
