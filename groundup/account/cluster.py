@@ -255,7 +255,7 @@ class Step:
 
     def _hidden(self, working: tuple[float, float, float, float]) -> float:
         computing, _, expert, _ = working
-        return min(computing, expert) if self.layout.overlap else 0.0
+        return min(computing, expert) if self.layout.overlap and self.workload.micro_batches > 1 else 0.0
 
     def _working(self, stage: Stage) -> tuple[float, float, float, float]:
         """Seconds of computing, and of sending to tensor parallel devices, experts and other stages."""

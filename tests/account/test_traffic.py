@@ -201,6 +201,7 @@ def test_what_deepseek_v3_sends_takes_about_as_long_as_it_computes(deepseek):
     computing, _, expert, *_ = take_step(once, dataclasses.replace(PUBLISHED, overlap=False), cluster, batch_size=15_360).parts
     assert 0.5 < expert / computing < 1.5
     assert take_step(once, PUBLISHED, cluster, batch_size=15_360).parts.expert == 0
+    assert take_step(once, PUBLISHED, cluster, batch_size=128).parts.expert > 0, "a single micro-batch has none beside it"
 
 
 def test_rows_to_a_node_cross_once_where_the_router_keeps_to_few():
