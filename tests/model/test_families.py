@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from groundup.account import cost
+from groundup.account.layout import Layout
 from groundup.account.memory import training_memory
 from groundup.account.workload import Training
 from groundup.config import Attention, Dense, HashEmbedding, LatentAttention, Layer, LinearScaling, ModelConfig, Norm, Prior, Rotary
