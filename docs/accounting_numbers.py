@@ -34,6 +34,7 @@ from groundup.account.law import EPOCH, LAWS
 from groundup.account.layout import Layout
 from groundup.account.memory import saved_bytes
 from groundup.account.published import BYTES_PER_TOKEN, OPT_SHAPES, PUBLISHED_RUNS, opt_counted, opt_printed
+from groundup.account.published_steps import PublishedStep, published_steps
 from groundup.account.spread import Counted, state_bytes
 from groundup.account.workload import Inference, Training
 from groundup.config import Attention, Dense, Layer, ModelConfig, Norm
@@ -145,6 +146,35 @@ def layout_table() -> str:
     counted, cluster = on_h100("llama-3.1-70b", 64)
     steps = best_steps(counted, cluster, batch_size=1024)
     return steps_table([x for x in steps if x.fits][:5] + [x for x in steps if not x.fits][:3])
+
+
+@cache
+def steps_of_others() -> list[tuple[PublishedStep, Step]]:
+    """What others measured, each with what is predicted."""
+    return [(published, published.predicted()) for published in published_steps()]
+
+
+def published_table() -> str:
+    """Every published step beside its prediction."""
+    rows = []
+    for published, step in steps_of_others():
+        found = format_seconds(published.seconds), format_seconds(step.seconds), f"{step.seconds / published.seconds:.2f}"
+        where = f"{published.devices:,} {published.device.upper()}"
+        measured_mfu = share(step.mfu * step.seconds / published.seconds)
+        rows.append((published.name, where, step.layout, published.recompute, *found, measured_mfu, published.source))
+    return table(("model", "devices", "layout", "recomputed", "published", "predicted", "ratio", "published is", "source"), rows)
+
+
+def published_errors() -> str:
+    """Median and worst error of the published steps' time, in a sentence's words."""
+    errors = [abs(step.seconds / published.seconds - 1) for published, step in steps_of_others()]
+    return f"{len(errors)} steps: median error {statistics.median(errors):.0%}, worst {max(errors):.0%}"
+
+
+def published_memory() -> str:
+    """Predicted over published memory, lowest and highest."""
+    ratios = [step.n_bytes / 2**30 / x.gibibytes for x, step in steps_of_others() if x.gibibytes]
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"
 
 
 @cache
@@ -330,6 +360,9 @@ ACCOUNTING: dict[str, Callable[[], str]] = {
     "mixture-layouts": mixture_table,
     "published-layout": published_layout_table,
     "opt": opt_table,
+    "published-errors": published_errors,
+    "published-memory": published_memory,
+    "published-steps": published_table,
     "product-efficiency": lambda: ceilings_of("PRODUCT_EFFICIENCY"),
     "serving": serving_table,
     "zero": zero_table,

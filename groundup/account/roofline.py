@@ -268,12 +268,15 @@ def step_time(
     counted = cost(config, replace(workload, run=run))
     batch_size, seq_len, micro_batches = workload.batch_size, workload.seq_len, workload.micro_batches
     c, found, workers = run.number_bytes, [], ceilings.workers_for(batch_size, seq_len)
+    alike: dict[tuple[Work, ...], Timed] = {}
     for _, part in counted.tree.walk():
         if not part.parts:
-            works = _works(part, run)
-            timed = _timed(part.name, [work.of_batch(-(-batch_size // workers)) for work in works], ceilings, c, micro_batches)
-            flops = micro_batches * sum(work.of_batch(batch_size).flops for work in works)
-            found.append(replace(timed, flops=flops, n_bytes=workers * timed.n_bytes))
+            works = tuple(_works(part, run))
+            if works not in alike:  # layers are mostly alike
+                timed = _timed("", [work.of_batch(-(-batch_size // workers)) for work in works], ceilings, c, micro_batches)
+                flops = micro_batches * sum(work.of_batch(batch_size).flops for work in works)
+                alike[works] = replace(timed, flops=flops, n_bytes=workers * timed.n_bytes)
+            found.append(replace(alike[works], name=part.name))
     wide, wide_bytes = (ceilings, c) if ceilings.masters is None else (ceilings.masters, MASTER_BYTES)
     summed = Pass(masters=3 * counted.parameters, calls=len(counted.weights))  # of later micro-batches, and of the other workers
     found.append(_timed("gradient sum", [summed] * (micro_batches - 1 + workers - 1), wide, wide_bytes))
