@@ -392,6 +392,13 @@ def _experts_back(s: Sizes) -> int:
     return max(combined, shared_first, after_shared + max(2 * rows, expert, stacking))
 
 
+def _inner_back(s: Sizes) -> int:
+    """Inside the activation; or before it, at the last product, where the gradient of the branch is not that of the stream."""
+    mlp = s.layer.mlp
+    before = mlp.d_ff + s.d * (s.layer.placement in ("sandwich", "after"))
+    return s.c * s.n * max(mlp.d_ff * _INNER_BACK[mlp.activation], before)
+
+
 WORKING: dict[type, tuple[Line, ...]] = {
     Attention: (*_ATTENTION_BACK, Line("the gate of the output", _gated_attention)),
     LatentAttention: _ATTENTION_BACK,
@@ -400,7 +407,7 @@ WORKING: dict[type, tuple[Line, ...]] = {
         Line("gradient of the output's matrix", lambda s: 4 * s.d * _values(s)),
     ),
     Dense: (
-        Line("gradients of the inner tensors", lambda s: s.c * s.n * s.layer.mlp.d_ff * _INNER_BACK[s.layer.mlp.activation]),
+        Line("gradients of the inner tensors", _inner_back),
         Line("gradient of the last matrix", lambda s: 4 * s.d * s.layer.mlp.d_ff),
     ),
     Experts: (Line("gradients of rows, inner tensors and experts' matrices", _experts_back),),

@@ -186,13 +186,13 @@ def test_laws_take_the_parameters_that_a_token_meets(deepseek):
 
 
 def test_deepseek_v3s_own_layout_takes_about_its_hours(deepseek):
-    """2.664M hours of H800 for 14.8T tokens before contexts are extended (table 1), in fp8, 15,360 sequences a step; here in bf16, the MLPs
-    computed again."""
+    """2.664M hours of H800 for 14.8T tokens before contexts are extended (table 1), in fp8, 15,360 sequences a step; here in bf16, which
+    takes longer, the MLPs computed again."""
     once, cluster = deepseek
     step = take_step(once, PUBLISHED, cluster, batch_size=15_360, recompute="mlp")
     hours = PUBLISHED_RUNS["deepseek-v3"].tokens / step.tokens_per_s * 2048 / 3600
     assert step.workload.micro_batches == 120
-    assert hours == pytest.approx(2.664e6, rel=0.15)
+    assert 2.664e6 < hours < 1.35 * 2.664e6
 
 
 def test_what_deepseek_v3_sends_takes_about_as_long_as_it_computes(deepseek):
