@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from groundup import ahead
 from groundup.account import Budget, parse_budget
 from groundup.account.plan import Plan, final_steps, make_plan, restate
 from groundup.account.rules import Overrides, most_steps
@@ -46,6 +47,7 @@ from groundup.recorder import (
 from groundup.rehearsal import rehearse
 from groundup.runfolder import RunFolder, code_version, environment, lock_run, new_folder
 from groundup.tokenizer import Tokenizer
+from groundup.tokenizer.tokenizer import COMPILED
 from groundup.train.calibrate import measure_machine, pick_device
 from groundup.train.checkpoint import load_checkpoint
 from groundup.train.feed import Feed
@@ -54,6 +56,7 @@ from groundup.train.step import StepConfig, TrainState
 from groundup.workbench import Workbench, compiled_loss, compute_dtype, encoded, open_workbench
 
 LEAST_TRAINING = 0.05  # of the budget, whatever the phases before it took
+FIRST_COMPILED = ("groundup.kernels.native", COUNTING := "groundup.kernels.ngram")  # what a run waits for; see ``groundup.ahead``
 OTHER_SHARE = 0.01  # of the budget: what is written after the last step
 
 
@@ -93,6 +96,8 @@ def start(job: Job, listener: Listener) -> RunFolder:
     world, device = join_world(), pick_device()
     try:
         with sigterm_interrupts(), new_folder(job.out) if world.is_main else contextlib.nullcontext():
+            if world.is_main:
+                ahead.begin(FIRST_COMPILED, (COMPILED,))
             listener.phase("read")
             started = time.monotonic()
             corpus = open_corpus(job.data, text_field=job.text_field)
@@ -107,6 +112,7 @@ def start(job: Job, listener: Listener) -> RunFolder:
             clock = Clock(run, listener)
             bench = prepare(run, job, budget, corpus, splits, device, world, clock)
             finish(run, device, world, clock, listener, bench=bench)
+            ahead.release()
             return run
     finally:
         leave_world(world)
@@ -185,6 +191,7 @@ def prepare(
         prior = None
         if plan.model.prior is not None:
             with clock.phase("counts"):
+                ahead.wait_for(COUNTING)
                 prior = NgramPrior.build(TokenStore.open(run.path / "tokens" / "train"), tokenizer.vocab_size, plan.model.prior)
                 prior.save(run.path / "prior.safetensors")
         run.update(plan=plan.to_dict() | {"machine": to_dict(machine)})

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numba import njit
 
 _REORDER = {"reassoc", "contract", "nsz", "arcp", "afn"}  # vector sums and fused multiply-adds; NaN and infinity stay what they are
@@ -29,6 +28,8 @@ ROWS_WORK = 1 << 20  # numbers that are worth waking another thread for
 
 def split_rows(kernel: Callable, n_rows: int, row_size: int, *arguments: object) -> None:
     """kernel(start, stop, *arguments) over all rows, on as many threads as torch uses where the work is worth it."""
+    import torch  # here, for the process that compiles these loops ahead needs none
+
     n_threads = min(torch.get_num_threads(), max(1, n_rows * row_size // ROWS_WORK))
     if n_threads == 1:
         kernel(0, n_rows, *arguments)
@@ -42,6 +43,8 @@ def split_rows(kernel: Callable, n_rows: int, row_size: int, *arguments: object)
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
+    import torch
+
     return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="groundup-rows")
 
 
@@ -263,3 +266,20 @@ def adamw_rows(start, stop, rows, weights, grads, first, second, beta1, beta2, e
     for i in range(start, stop):
         at = rows[i]
         _adamw(weights[at], grads[i], first[at], second[at], beta1, beta2, eps, decay, rate)
+
+
+def compile_all() -> None:
+    """Compiles these loops for the types that ``kernels.fused`` and ``optim.adamw`` give them, on no rows; what a step needs last first,
+    for a run that compiles them itself begins at the other end."""
+    one, rows, heads, places = (np.zeros((1,) * n, np.float32) for n in (1, 2, 4, 3))
+    scalars = [number(0)] * 5
+    adamw_rows(0, 0, np.zeros(1, np.int64), rows, rows, rows, rows, *scalars)
+    adamw_numbers(0, 0, one, one, one, one, *scalars)
+    begins, zero = np.zeros((1, 1), np.int32), number(0)
+    heads_backward_rows(0, 0, places, rows, rows, begins, zero, False, heads, heads, heads, places, places)
+    rms_norm_backward_rows(0, 0, rows, rows, one, rows)
+    exp_rows(0, 0, rows, one, one)
+    softmax_rows(0, 0, rows, begins, 1, 1, 0, 0)
+    heads_rows(0, 0, places, rows, rows, begins, zero, zero, False, heads, heads, heads, places)
+    document_begins(begins, begins)
+    rms_norm_rows(0, 0, rows, zero, rows, one)
