@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ from groundup.train.loop import Callbacks, Interrupted, StopSignal, sigterm_inte
 from groundup.train.step import StepConfig, TrainState
 from groundup.workbench import Workbench, compiled_loss, compute_dtype, encoded, open_workbench
 
+MEASURING_SHARE = 0.1  # of a budget of time, for the trial steps that the plan rests on; fewer of them where they are slow
 LEAST_TRAINING = 0.05  # of the budget, whatever the phases before it took
 FIRST_COMPILED = ("groundup.kernels.native", COUNTING := "groundup.kernels.ngram")  # what a run waits for; see ``groundup.ahead``
 OTHER_SHARE = 0.01  # of the budget: what is written after the last step
@@ -181,9 +183,11 @@ def prepare(
     bench = None
     dtype = compute_dtype(device)
     with clock.phase("calibrate"):
-        machine = measure_machine(device, dtype) if world.is_main else None
-        machine = broadcast_object(machine, world)
-        plan = make_plan(budget, machine, splits.bytes["train"], overrides=job.overrides, world_size=world.size, seed=job.seed)
+        most_s = MEASURING_SHARE * budget.amount if budget.unit == "seconds" else math.inf
+        machine = measure_machine(device, dtype, most_s=most_s) if world.is_main else None
+        machine, spent = broadcast_object((machine, clock.spent), world)
+        settings = {"overrides": job.overrides, "world_size": world.size, "seed": job.seed, "spent_s": spent}
+        plan = make_plan(budget, machine, splits.bytes["train"], **settings)
     if world.is_main:
         clock.listener.plan(plan.to_dict(), to_dict(machine))
         tokenizer = _tokenize(run, plan, corpus, splits, clock)
