@@ -35,10 +35,9 @@ class Helper:
         threading.Thread(target=self._listen, daemon=True, name="groundup-ahead").start()
 
     def _listen(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._done({line.decode().strip()})
-        self._process.wait()
+        with self._process:
+            for line in self._process.stdout or ():
+                self._done({line.decode().strip()})
         self._done(set(self._left))  # it is finished, or died: what is left is compiled here when it is needed
 
     def _done(self, modules: set[str]) -> None:
@@ -57,10 +56,8 @@ class Helper:
 
     def release(self) -> None:
         """Lets the process finish what is left after this one has ended."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended
-            self._process.stdin.write(b"finish")
-            self._process.stdin.flush()
+        with contextlib.suppress(OSError, ValueError):  # it has ended
+            os.write(self._process.stdin.fileno(), b"!")
 
 
 _helper: Helper | None = None
@@ -107,7 +104,9 @@ def mark_of(modules: Sequence[str]) -> Path:
     for room in sorted({module.rpartition(".")[0] for module in modules}):
         for file in sorted(Path(next(iter(import_module(room).__path__))).glob("*.py")):
             digest.update(file.read_bytes())
-    loop = next(value for value in vars(imported).values() if isinstance(value, numba.core.dispatcher.Dispatcher) and value.stats.cache_path)
+    loop = next(
+        value for value in vars(imported).values() if isinstance(value, numba.core.dispatcher.Dispatcher) and value.stats.cache_path
+    )
     return Path(loop.stats.cache_path) / f"compiled-{digest.hexdigest()[:16]}"
 
 

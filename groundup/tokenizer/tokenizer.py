@@ -49,7 +49,7 @@ _NONE: frozenset[str] = frozenset()
 _FEW = 64  # ids that are decoded sooner than compiled code is called
 
 COMPILED = "groundup.tokenizer.engine"
-"""The module that takes longest to compile: while a process does that ahead (see ``groundup.ahead``), texts are encoded by the plain twin."""
+"""The module that takes longest to compile: while a process does that (see ``groundup.ahead``), the plain twin encodes."""
 
 
 class Offsets(NamedTuple):
