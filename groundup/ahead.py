@@ -63,17 +63,19 @@ class Helper:
 _helper: Helper | None = None
 
 
-def begin(first: Sequence[str], later: Sequence[str]) -> None:
-    """Starts the helper for modules with compiled loops, unless all was compiled before; once in a process.
+def begin(first: Sequence[str], later: Sequence[str]) -> bool:
+    """Starts the helper for modules with compiled loops, unless all was compiled before; once in a process. Returns whether it did.
 
     A module compiles its loops when it is imported, or has a ``compile_all`` that does. Those of ``first`` are waited for.
     """
     global _helper
-    if _helper is None and sys.executable:
-        mark = mark_of((*first, *later))
+    if _helper is not None or not sys.executable:
+        return False
+    mark = mark_of((*first, *later))
+    if not mark.exists():
         with contextlib.suppress(OSError):  # no processes here, as in some sandboxes
-            if not mark.exists():
-                _helper = Helper(first, later, mark)
+            _helper = Helper(first, later, mark)
+    return _helper is not None
 
 
 def pending(module: str) -> bool:

@@ -98,8 +98,8 @@ def start(job: Job, listener: Listener) -> RunFolder:
     world, device = join_world(), pick_device()
     try:
         with sigterm_interrupts(), new_folder(job.out) if world.is_main else contextlib.nullcontext():
-            if world.is_main:
-                ahead.begin(FIRST_COMPILED, (COMPILED,))
+            if world.is_main and ahead.begin(FIRST_COMPILED, (COMPILED,)):
+                listener.event("the first run on this machine: its loops are compiled beside it, which later runs are spared")
             listener.phase("read")
             started = time.monotonic()
             corpus = open_corpus(job.data, text_field=job.text_field)
