@@ -94,12 +94,13 @@ import numpy as np, torch
 from numba.core.dispatcher import Dispatcher
 from groundup.account.shapes import architecture
 from groundup.config import Prior
-from groundup.kernels import native, ngram
+from groundup.history.suffix import unbounded
+from groundup.kernels import native, ngram, suffix_array
 from groundup.model.prior import NgramPrior
 from groundup.train.calibrate import time_steps
 
 def compiled():
-    loops = {f"{m.__name__}.{name}": loop for m in (native, ngram) for name, loop in vars(m).items() if isinstance(loop, Dispatcher)}
+    loops = {f"{m.__name__}.{name}": loop for m in (native, ngram, suffix_array) for name, loop in vars(m).items() if isinstance(loop, Dispatcher)}
     return {name: len(loop.signatures) for name, loop in loops.items()}
 
 class Tokens:
@@ -109,6 +110,7 @@ class Tokens:
 
 native.compile_all()
 ngram.compile_all()
+suffix_array.compile_all()
 before = compiled()
 config = architecture("groundup", vocab_size=512, d_model=64, n_layers=2, head_dim=32, context_length=64, hash_rows=1024)
 time_steps(config, torch.device("cpu"), torch.float32, batch_size=2, seq_len=64, n=1)
@@ -117,6 +119,13 @@ prior.features(Tokens())
 cursor = prior.start()
 cursor.push(1)
 cursor.distribution()
+texts = [np.arange(200) % 7, np.arange(60) % 5]
+model = unbounded(texts, order=2, vocab_size=257, begin=256)
+model.log_probs([np.array([256])], texts[:1])
+cursor = model.start()
+for token in (256, 3, 4, 5):
+    cursor.push(token)
+    cursor.probabilities()
 print({name: n for name, n in compiled().items() if n != before[name]})
 """
 
