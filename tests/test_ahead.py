@@ -90,17 +90,15 @@ def test_a_helper_ends_when_its_parent_is_killed(room: Path) -> None:
 
 
 USES = """
-import numpy as np, torch
+import numpy as np
 from numba.core.dispatcher import Dispatcher
-from groundup.account.shapes import architecture
 from groundup.config import Prior
 from groundup.history.suffix import unbounded
-from groundup.kernels import native, ngram, suffix_array
+from groundup.kernels import ngram, suffix_array
 from groundup.model.prior import NgramPrior
-from groundup.train.calibrate import time_steps
 
 def compiled():
-    loops = {f"{m.__name__}.{name}": loop for m in (native, ngram, suffix_array) for name, loop in vars(m).items() if isinstance(loop, Dispatcher)}
+    loops = {f"{m.__name__}.{name}": loop for m in (ngram, suffix_array) for name, loop in vars(m).items() if isinstance(loop, Dispatcher)}
     return {name: len(loop.signatures) for name, loop in loops.items()}
 
 class Tokens:
@@ -108,12 +106,9 @@ class Tokens:
     def slice(self, start, stop):
         return np.arange(40)[start:stop] % 7
 
-native.compile_all()
 ngram.compile_all()
 suffix_array.compile_all()
 before = compiled()
-config = architecture("groundup", vocab_size=512, d_model=64, n_layers=2, head_dim=32, context_length=64, hash_rows=1024)
-time_steps(config, torch.device("cpu"), torch.float32, batch_size=2, seq_len=64, n=1)
 prior = NgramPrior.build(Tokens(), 8, Prior())
 prior.features(Tokens())
 cursor = prior.start()

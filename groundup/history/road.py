@@ -30,7 +30,7 @@ from groundup.history.shannon import LETTERS, entropies, to_letters
 from groundup.history.stops import STOPS, TODAY
 from groundup.history.study import Result, Stop, Text, read_text, run_stop
 from groundup.history.suffix import SUFFIXES
-from groundup.job import FIRST_COMPILED
+from groundup.job import COUNTING
 from groundup.runfolder import environment
 from groundup.tokenizer.tokenizer import COMPILED
 
@@ -151,7 +151,7 @@ def travel(
         road.spent_s = before + clock() - began
         road.save(folder)
 
-    ahead.begin((SUFFIXES, *FIRST_COMPILED), (COMPILED,))  # now, and not in one stop's share
+    ahead.begin((SUFFIXES, COUNTING), (COMPILED,))  # now, and not in one stop's share
     compression = COMPRESSION_SHARE * budget_s * (not road.compressed)
     share = (remaining() - compression) / len(left)
     if not before and share < LEAST_SHARE_S:

@@ -252,20 +252,3 @@ def adamw_rows(start, stop, rows, weights, grads, first, second, beta1, beta2, e
     for i in range(start, stop):
         at = rows[i]
         _adamw(weights[at], grads[i], first[at], second[at], beta1, beta2, eps, decay, rate)
-
-
-def compile_all() -> None:
-    """Compiles these loops for the types that ``kernels.fused`` and ``optim.adamw`` give them, on no rows; what a step needs last first,
-    for a run that compiles them itself begins at the other end."""
-    one, rows, heads, places = (np.zeros((1,) * n, np.float32) for n in (1, 2, 4, 3))
-    scalars = [number(0)] * 5
-    adamw_rows(0, 0, np.zeros(1, np.int64), rows, rows, rows, rows, *scalars)
-    adamw_numbers(0, 0, one, one, one, one, *scalars)
-    begins, zero = np.zeros((1, 1), np.int32), number(0)
-    heads_backward_rows(0, 0, places, rows, rows, begins, zero, False, heads, heads, heads, places, places)
-    rms_norm_backward_rows(0, 0, rows, rows, one, rows)
-    exp_rows(0, 0, rows, one, one)
-    softmax_rows(0, 0, rows, begins, 1, 1, 0, 0)
-    heads_rows(0, 0, places, rows, rows, begins, zero, zero, False, heads, heads, heads, places)
-    document_begins(begins, begins)
-    rms_norm_rows(0, 0, rows, zero, rows, one)
