@@ -72,7 +72,7 @@ def begin(first: Sequence[str], later: Sequence[str]) -> bool:
     if _helper is not None or not sys.executable:
         return False
     mark = mark_of((*first, *later))
-    if not mark.exists():
+    if mark is not None and not mark.exists():
         with contextlib.suppress(OSError):  # no processes here, as in some sandboxes
             _helper = Helper(first, later, mark)
     return _helper is not None
@@ -95,8 +95,11 @@ def release() -> None:
         _helper.release()
 
 
-def mark_of(modules: Sequence[str]) -> Path:
-    """The file that says that all loops of some modules, as they are, are in numba's cache for this processor; it lies in that cache."""
+def mark_of(modules: Sequence[str]) -> Path | None:
+    """The file that says that all loops of some modules, as they are, are in numba's cache for this processor; None without a cache.
+
+    It lies where the first module's loops are kept.
+    """
     import llvmlite.binding
     import numba
 
@@ -106,10 +109,9 @@ def mark_of(modules: Sequence[str]) -> Path:
     for room in sorted({module.rpartition(".")[0] for module in modules}):
         for file in sorted(Path(next(iter(import_module(room).__path__))).glob("*.py")):
             digest.update(file.read_bytes())
-    loop = next(
-        value for value in vars(imported).values() if isinstance(value, numba.core.dispatcher.Dispatcher) and value.stats.cache_path
-    )
-    return Path(loop.stats.cache_path) / f"compiled-{digest.hexdigest()[:16]}"
+    loops = (value for value in vars(imported).values() if isinstance(value, numba.core.dispatcher.Dispatcher))
+    folder = next((loop.stats.cache_path for loop in loops if loop.stats.cache_path), None)
+    return None if folder is None else Path(folder) / f"compiled-{digest.hexdigest()[:16]}"
 
 
 def work(first: Sequence[str], later: Sequence[str], mark: str) -> None:

@@ -40,6 +40,7 @@ TOKENIZER_BYTES_PER_S = 2.5e6  # training the tokenizer and encoding, plain and 
 COUNTS_BYTES_PER_S = 1.4e6  # counting n-grams, leaving documents out and fitting the gate, two cores
 HELD_OUT_SHARE = 0.05  # of the training text that is used: as much, and at least a megabyte, of each held-out split
 MEASURING_S = 2.0  # of a quiet machine that has run before
+LEAST_LEFT = 0.5  # of what text and training would have had otherwise, if measuring took long: to run late beats not to run
 TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
 FLOPS_TEXT_SECONDS = 120.0  # a budget in FLOPs that is spent sooner counts as so long where text is concerned
 
@@ -242,14 +243,16 @@ def _funds(budget: Budget, machine: Machine, n_bytes: int, world_size: int, say:
     seconds = budget.seconds_on(attainable_flops=world_size / machine.seconds_per_flop, usd_per_hour=price and price * world_size)
     # a budget in FLOPs does not count what comes before training, so that this may take a while longer
     beyond = max(0.0, spent_s - MEASURING_S)  # as on a first run, which compiles, or beside other work
-    for_text = TEXT_SHARE * (max(seconds, FLOPS_TEXT_SECONDS) if budget.unit == "flops" else max(0.0, seconds - beyond))
+    left = max(seconds - beyond, LEAST_LEFT * seconds)
+    for_text = TEXT_SHARE * (max(seconds, FLOPS_TEXT_SECONDS) if budget.unit == "flops" else left)
     prior = _choose_prior(min(n_bytes, int(for_text / _seconds_per_byte(machine, True))), machine, say)
     text_bytes = min(n_bytes, int(for_text / _seconds_per_byte(machine, prior)))
     does = "be tokenized and counted" if prior else "be tokenized"
     why = "all of it" if text_bytes == n_bytes else f"what can {does} in {format_seconds(for_text)}, {TEXT_SHARE:.0%} of the budget"
     say.add("text", f"{text_bytes / 1e6:.1f} of {n_bytes / 1e6:.1f} MB", why, "measured")
     tokenizer_bytes = int(min(text_bytes, max(1_000_000, 0.05 * seconds * machine.tokenizer_bytes_per_s)))
-    spare = _reserve(seconds, text_bytes, tokenizer_bytes, machine, prior) + beyond
+    spare = _reserve(seconds, text_bytes, tokenizer_bytes, machine, prior)
+    spare += min(beyond, max(0.0, LEAST_LEFT * (seconds - spare)))
     if budget.unit == "flops":
         return _Funds(seconds + spare, prior, text_bytes, tokenizer_bytes, seconds)
     if spare >= seconds:

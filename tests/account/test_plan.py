@@ -44,8 +44,8 @@ def test_what_is_spent_already_and_a_slow_machine_leave_less_for_text_and_traini
     assert late.text_bytes == pytest.approx(quick.text_bytes * 20 / 30, rel=1e-3)  # two seconds are kept for measuring anyway
     assert late.train_seconds < quick.train_seconds and late.predicted_seconds <= 30
     assert slow.text_bytes == pytest.approx(quick.text_bytes / 2, rel=1e-3)
-    with pytest.raises(UsageError, match="give more"):
-        make_plan(parse_budget("30s"), MACHINE, 30 * MB, spent_s=40.0)
+    gone = make_plan(parse_budget("30s"), MACHINE, 30 * MB, spent_s=40.0)  # it runs late rather than not at all
+    assert gone.text_bytes == pytest.approx(quick.text_bytes / 2, rel=1e-3) and gone.train_seconds > 0
 
 
 def test_the_shape_is_the_laws_best_of_all_widths():
