@@ -36,7 +36,7 @@ from groundup.account.workload import Training
 from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
 
-TOKENIZER_BYTES_PER_S = 2.5e6  # training the tokenizer and encoding, plain and compiled, on two quiet cores (docs/lab.md); and on the same
+TOKENIZER_BYTES_PER_S = 2.5e6  # training the tokenizer and encoding, on two cores (docs/lab.md)
 COUNTS_BYTES_PER_S = 1.4e6  # counting n-grams, leaving documents out and fitting the gate, two cores
 HELD_OUT_SHARE = 0.05  # of the training text that is used: as much, and at least a megabyte, of each held-out split
 MEASURING_S = 2.0  # of a quiet machine that has run before

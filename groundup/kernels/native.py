@@ -28,7 +28,7 @@ ROWS_WORK = 1 << 20  # numbers that are worth waking another thread for
 
 def split_rows(kernel: Callable, n_rows: int, row_size: int, *arguments: object) -> None:
     """kernel(start, stop, *arguments) over all rows, on as many threads as torch uses where the work is worth it."""
-    import torch  # here, for the process that compiles these loops ahead needs none
+    import torch  # here, for counting uses this file's logarithm, and the process that compiles it ahead needs no torch
 
     n_threads = min(torch.get_num_threads(), max(1, n_rows * row_size // ROWS_WORK))
     if n_threads == 1:

@@ -32,7 +32,8 @@ TRIAL_STEPS = 5
 LEAST_STEPS = 2
 """Steps of a trial that are timed, and how many are enough where they are slow."""
 PROBE_BYTES, PROBE_BYTES_PER_S = 1 << 20, 4e6
-"""Size of a text whose words are counted, and how fast two quiet cores do it that tokenize ``TOKENIZER_BYTES_PER_S``."""
+"""Size of a text whose words are counted, and half a quiet core's speed at it: below it a machine tokenizes and counts slower as well
+(docs/lab.md)."""
 
 
 def pick_device() -> torch.device:
