@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 
+from groundup import ahead
 from groundup.account import Budget, parse_budget
 from groundup.account.plan import Plan, final_steps, make_plan, restate
 from groundup.account.rules import Overrides, most_steps
@@ -46,6 +48,7 @@ from groundup.recorder import (
 from groundup.rehearsal import rehearse
 from groundup.runfolder import RunFolder, code_version, environment, lock_run, new_folder
 from groundup.tokenizer import Tokenizer
+from groundup.tokenizer.tokenizer import COMPILED
 from groundup.train.calibrate import measure_machine, pick_device
 from groundup.train.checkpoint import load_checkpoint
 from groundup.train.feed import Feed
@@ -53,7 +56,10 @@ from groundup.train.loop import Callbacks, Interrupted, StopSignal, sigterm_inte
 from groundup.train.step import StepConfig, TrainState
 from groundup.workbench import Workbench, compiled_loss, compute_dtype, encoded, open_workbench
 
+MEASURING_SHARE = 0.1  # of a budget of time, for the trial steps that the plan rests on; fewer of them where they are slow
+COMPILING_S = 4.0  # that a first run still loses after measuring, with a core less and the text encoded plainly (docs/lab.md)
 LEAST_TRAINING = 0.05  # of the budget, whatever the phases before it took
+COUNTING = "groundup.kernels.ngram"  # compiled ahead on a first run, and waited for; see ``groundup.ahead``
 OTHER_SHARE = 0.01  # of the budget: what is written after the last step
 
 
@@ -93,6 +99,8 @@ def start(job: Job, listener: Listener) -> RunFolder:
     world, device = join_world(), pick_device()
     try:
         with sigterm_interrupts(), new_folder(job.out) if world.is_main else contextlib.nullcontext():
+            if world.is_main and ahead.begin((COUNTING,), (COMPILED,)):
+                listener.event("first run on this machine: its loops are compiled beside it, once")
             listener.phase("read")
             started = time.monotonic()
             corpus = open_corpus(job.data, text_field=job.text_field)
@@ -107,6 +115,7 @@ def start(job: Job, listener: Listener) -> RunFolder:
             clock = Clock(run, listener)
             bench = prepare(run, job, budget, corpus, splits, device, world, clock)
             finish(run, device, world, clock, listener, bench=bench)
+            ahead.release()
             return run
     finally:
         leave_world(world)
@@ -175,9 +184,11 @@ def prepare(
     bench = None
     dtype = compute_dtype(device)
     with clock.phase("calibrate"):
-        machine = measure_machine(device, dtype) if world.is_main else None
-        machine = broadcast_object(machine, world)
-        plan = make_plan(budget, machine, splits.bytes["train"], overrides=job.overrides, world_size=world.size, seed=job.seed)
+        most_s = MEASURING_SHARE * budget.amount if budget.unit == "seconds" else math.inf
+        machine = measure_machine(device, dtype, most_s=most_s) if world.is_main else None
+        machine, spent = broadcast_object((machine, clock.spent + COMPILING_S * ahead.pending(COMPILED)), world)
+        settings = {"overrides": job.overrides, "world_size": world.size, "seed": job.seed, "spent_s": spent}
+        plan = make_plan(budget, machine, splits.bytes["train"], **settings)
     if world.is_main:
         clock.listener.plan(plan.to_dict(), to_dict(machine))
         tokenizer = _tokenize(run, plan, corpus, splits, clock)
@@ -185,6 +196,7 @@ def prepare(
         prior = None
         if plan.model.prior is not None:
             with clock.phase("counts"):
+                ahead.wait_for(COUNTING)
                 prior = NgramPrior.build(TokenStore.open(run.path / "tokens" / "train"), tokenizer.vocab_size, plan.model.prior)
                 prior.save(run.path / "prior.safetensors")
         run.update(plan=plan.to_dict() | {"machine": to_dict(machine)})

@@ -16,7 +16,7 @@ from groundup.rehearsal import Rehearsal
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    job.measure_machine = lambda device, dtype: Machine("a known machine", "cpu", 1e-11, 1e-9, 1e11, 2.5e6, 8 << 30)
+    job.measure_machine = lambda device, dtype, most_s: Machine("a known machine", "cpu", 1e-11, 1e-9, 1e11, 2.5e6, 8 << 30)
     if tick := float(os.environ.get("DRIVE_CLOCK", 0)):
         ticks = itertools.count()
         recorder.time = SimpleNamespace(monotonic=lambda: tick * next(ticks))

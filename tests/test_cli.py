@@ -13,7 +13,7 @@ from groundup.account.rules import Machine, Overrides
 @pytest.fixture(autouse=True)
 def known_machine(monkeypatch):
     machine = Machine("a known machine", "cpu", 1e-11, 1e-9, 1e11, 2.5e6, 8 << 30)
-    monkeypatch.setattr("groundup.job.measure_machine", lambda device, dtype: machine)
+    monkeypatch.setattr("groundup.job.measure_machine", lambda device, dtype, most_s: machine)
 
 
 @pytest.fixture

@@ -36,8 +36,11 @@ from groundup.account.workload import Training
 from groundup.config import ModelConfig, to_dict
 from groundup.errors import UsageError
 
+TOKENIZER_BYTES_PER_S = 2.5e6  # training the tokenizer and encoding, on two cores (docs/lab.md)
 COUNTS_BYTES_PER_S = 1.4e6  # counting n-grams, leaving documents out and fitting the gate, two cores
 HELD_OUT_SHARE = 0.05  # of the training text that is used: as much, and at least a megabyte, of each held-out split
+MEASURING_S = 2.0  # of a quiet machine that has run before
+LEAST_LEFT = 0.5  # of what text and training would have had otherwise, if measuring took long: to run late beats not to run
 TEXT_SHARE = 0.5  # of the budget that tokenizer and counts may take; beyond it, documents are left out
 FLOPS_TEXT_SECONDS = 120.0  # a budget in FLOPs that is spent sooner counts as so long where text is concerned
 
@@ -132,13 +135,14 @@ def make_plan(
     world_size: int = 1,
     seed: int = 0,
     law: LossLaw = SMALL_SCALE,
+    spent_s: float = 0.0,
 ) -> Plan:
-    """Decides the whole run. ``n_bytes`` is the training text.
+    """Decides the whole run. ``n_bytes`` is the training text; ``spent_s`` of the budget are gone, by measuring the machine.
 
     Raises UsageError when the budget is too small for a single step, or when overrides contradict each other.
     """
     say = Sayer(overrides or Overrides())
-    funds = _funds(budget, machine, n_bytes, world_size, say)
+    funds = _funds(budget, machine, n_bytes, world_size, say, spent_s)
     flops = funds.train_seconds * world_size / machine.seconds_per_flop
     vocab = say(
         "vocab_size", choose_vocab_size(flops, funds.text_bytes), "2048 (C / 1e13)^0.15, at least 1,000 bytes of text a token", "assumed"
@@ -231,14 +235,16 @@ class _Funds:
     train_seconds: float
 
 
-def _funds(budget: Budget, machine: Machine, n_bytes: int, world_size: int, say: Sayer) -> _Funds:
+def _funds(budget: Budget, machine: Machine, n_bytes: int, world_size: int, say: Sayer, spent_s: float) -> _Funds:
     price = say.overrides.usd_per_hour or machine.usd_per_hour
     if budget.unit == "usd" and price:
         source = "you" if say.overrides.usd_per_hour else "assumed"
         say.add("price", f"${price:.2f} an hour", "of each process", source)
     seconds = budget.seconds_on(attainable_flops=world_size / machine.seconds_per_flop, usd_per_hour=price and price * world_size)
     # a budget in FLOPs does not count what comes before training, so that this may take a while longer
-    for_text = TEXT_SHARE * (max(seconds, FLOPS_TEXT_SECONDS) if budget.unit == "flops" else seconds)
+    beyond = max(0.0, spent_s - MEASURING_S)  # as on a first run, which compiles, or beside other work
+    left = max(seconds - beyond, LEAST_LEFT * seconds)
+    for_text = TEXT_SHARE * (max(seconds, FLOPS_TEXT_SECONDS) if budget.unit == "flops" else left)
     prior = _choose_prior(min(n_bytes, int(for_text / _seconds_per_byte(machine, True))), machine, say)
     text_bytes = min(n_bytes, int(for_text / _seconds_per_byte(machine, prior)))
     does = "be tokenized and counted" if prior else "be tokenized"
@@ -246,6 +252,7 @@ def _funds(budget: Budget, machine: Machine, n_bytes: int, world_size: int, say:
     say.add("text", f"{text_bytes / 1e6:.1f} of {n_bytes / 1e6:.1f} MB", why, "measured")
     tokenizer_bytes = int(min(text_bytes, max(1_000_000, 0.05 * seconds * machine.tokenizer_bytes_per_s)))
     spare = _reserve(seconds, text_bytes, tokenizer_bytes, machine, prior)
+    spare += min(beyond, max(0.0, LEAST_LEFT * (seconds - spare)))
     if budget.unit == "flops":
         return _Funds(seconds + spare, prior, text_bytes, tokenizer_bytes, seconds)
     if spare >= seconds:
@@ -314,9 +321,12 @@ def _choose_prior(text_bytes: int, machine: Machine, say: Sayer) -> bool:
 
 
 def _seconds_per_byte(machine: Machine, prior: bool) -> float:
-    return 1 / machine.tokenizer_bytes_per_s + (1 / COUNTS_BYTES_PER_S if prior else 0.0)
+    """On a machine that is slow, or busy, with one as with the other."""
+    quick = 1 / TOKENIZER_BYTES_PER_S + (1 / COUNTS_BYTES_PER_S if prior else 0.0)
+    return quick * TOKENIZER_BYTES_PER_S / machine.tokenizer_bytes_per_s
 
 
 def _reserve(seconds: float, text_bytes: int, tokenizer_bytes: int, machine: Machine, prior: bool) -> float:
-    """Seconds that are not training: tokenizer, encoding, counts, evaluations, samples, report."""
-    return tokenizer_bytes / machine.tokenizer_bytes_per_s + text_bytes * _seconds_per_byte(machine, prior) + 2.0 + 0.08 * seconds
+    """Seconds that are not training: measuring, tokenizer, encoding, counts, evaluations, samples, report."""
+    of_text = tokenizer_bytes / machine.tokenizer_bytes_per_s + text_bytes * _seconds_per_byte(machine, prior)
+    return of_text + MEASURING_S + 0.08 * seconds

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from groundup import ahead
 from groundup.account import format_bytes, format_seconds
 from groundup.errors import UsageError
 from groundup.files import disk_errors, write_file
@@ -28,8 +29,10 @@ from groundup.history.counting import documents
 from groundup.history.shannon import LETTERS, entropies, to_letters
 from groundup.history.stops import STOPS, TODAY
 from groundup.history.study import Result, Stop, Text, read_text, run_stop
+from groundup.history.suffix import SUFFIXES
+from groundup.job import COUNTING
 from groundup.runfolder import environment
-from groundup.tokenizer import Tokenizer
+from groundup.tokenizer.tokenizer import COMPILED
 
 RECORD = "history.json"
 COMPRESSION_SHARE = 0.05
@@ -148,8 +151,7 @@ def travel(
         road.spent_s = before + clock() - began
         road.save(folder)
 
-    if TODAY in left:
-        Tokenizer.train([b"what is compiled once for a machine "], 260).encode_ordinary(b"is compiled now, and not in one stop's share")
+    ahead.begin((SUFFIXES, COUNTING), (COMPILED,))  # now, and not in one stop's share
     compression = COMPRESSION_SHARE * budget_s * (not road.compressed)
     share = (remaining() - compression) / len(left)
     if not before and share < LEAST_SHARE_S:

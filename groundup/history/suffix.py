@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int, Int64, Integer, UInt32
 
+from groundup import ahead
 from groundup.errors import UsageError
 from groundup.evaluate.protocol import FromPredictor
 from groundup.history.counts import count, index_type
@@ -27,6 +28,8 @@ from groundup.history.smoothing import kneser_ney, with_begin
 from groundup.history.symbols import Bytes, Symbols
 from groundup.kernels.suffix_array import longest_match, match_texts, suffix_array
 
+SUFFIXES = "groundup.kernels.suffix_array"
+"""Its loops may be compiled ahead (see ``groundup.ahead``)."""
 LONGEST = 256
 """Most tokens of a context that are looked for."""
 FIT_SHARE = 0.1
@@ -222,6 +225,7 @@ def unbounded(
         report("counting")
         base = kneser_ney(count(documents, order=order, vocab_size=vocab_size, begin=begin), symbols=symbols)
         report("sorting suffixes")
+        ahead.wait_for(SUFFIXES)
         return base, Memory.of(documents, vocab_size, begin)
 
     kept, spared = _cut(documents, n_tokens - min(FIT_TOKENS, int(FIT_SHARE * n_tokens)))

@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numba import njit
 
 _REORDER = {"reassoc", "contract", "nsz", "arcp", "afn"}  # vector sums and fused multiply-adds; NaN and infinity stay what they are
@@ -29,6 +28,8 @@ ROWS_WORK = 1 << 20  # numbers that are worth waking another thread for
 
 def split_rows(kernel: Callable, n_rows: int, row_size: int, *arguments: object) -> None:
     """kernel(start, stop, *arguments) over all rows, on as many threads as torch uses where the work is worth it."""
+    import torch  # here, for counting uses this file's logarithm, and the process that compiles it ahead needs no torch
+
     n_threads = min(torch.get_num_threads(), max(1, n_rows * row_size // ROWS_WORK))
     if n_threads == 1:
         kernel(0, n_rows, *arguments)
@@ -42,6 +43,8 @@ def split_rows(kernel: Callable, n_rows: int, row_size: int, *arguments: object)
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
+    import torch
+
     return ThreadPoolExecutor(max(1, torch.get_num_threads() - 1), thread_name_prefix="groundup-rows")
 
 
@@ -152,30 +155,6 @@ def softmax_rows(start, stop, scores, begins, window, t, offset, low):
             seen[j] *= scale
 
 
-@njit(inline="always")
-def _turn_head(x, at, r, cos, sin, out):
-    """out = rotate(x r) of the head that begins at x[at]."""
-    half = cos.shape[0]
-    for j in range(half):
-        a, b = x[at + j] * r, x[at + half + j] * r
-        out[j], out[half + j] = a * cos[j] - b * sin[j], b * cos[j] + a * sin[j]
-
-
-@njit(inline="always")
-def _turn_head_back(grad, x, at, r, cos, sin, out):
-    """out[at:] = the gradient of the head x[at:], given that of rotate(x r), where r = 1 / sqrt(mean(x^2) + eps)."""
-    half = cos.shape[0]
-    inner = _ZERO
-    for j in range(half):
-        a = grad[j] * cos[j] + grad[half + j] * sin[j]
-        b = grad[half + j] * cos[j] - grad[j] * sin[j]
-        inner += a * x[at + j] + b * x[at + half + j]
-        out[at + j], out[at + half + j] = a, b
-    inner *= r * r / np.float32(2 * half)
-    for j in range(2 * half):
-        out[at + j] = r * (out[at + j] - x[at + j] * inner)
-
-
 @njit(cache=True, nogil=True, fastmath=_REORDER)
 def heads_rows(start, stop, x, cos, sin, begins, eps, scale, offset_keys, q, k, v, inverse):
     """From a product [B, T, (H + 2 K) E] the normalized, turned heads of attention: q [B, H, T, E] times scale, k and v [B, K, T, E].
@@ -184,7 +163,7 @@ def heads_rows(start, stop, x, cos, sin, begins, eps, scale, offset_keys, q, k, 
     offset_keys quarters 2 and 4 of a key go to the next position, unless that is in another document (see ``functional.offset_keys``).
     """
     t_all, (n_heads, n_kv, dim) = x.shape[1], (q.shape[1], k.shape[1], q.shape[3])
-    turned, n = np.empty(dim, np.float32), dim // 4
+    turned, half, n = np.empty(dim, np.float32), dim // 2, dim // 4
     for i in range(start, stop):
         b, t = i // t_all, i % t_all
         row = x[b, t]
@@ -197,18 +176,20 @@ def heads_rows(start, stop, x, cos, sin, begins, eps, scale, offset_keys, q, k, 
             r = _ONE / np.sqrt(total / np.float32(dim) + eps)
             inverse[b, t, h] = r
             if h < n_heads:
-                _turn_head(row, at, r * scale, cos[t], sin[t], q[b, h, t])
-            elif not offset_keys:
-                _turn_head(row, at, r, cos[t], sin[t], k[b, h - n_heads, t])
-            else:
-                _turn_head(row, at, r, cos[t], sin[t], turned)
-                keys = k[b, h - n_heads]
+                r *= scale
+            out = q[b, h, t] if h < n_heads else turned if offset_keys else k[b, h - n_heads, t]
+            for j in range(half):
+                first, second = row[at + j] * r, row[at + half + j] * r
+                out[j] = first * cos[t, j] - second * sin[t, j]
+                out[half + j] = second * cos[t, j] + first * sin[t, j]
+            if h >= n_heads and offset_keys:
+                kv = h - n_heads
                 for j in range(n):
-                    keys[t, j], keys[t, 2 * n + j] = turned[j], turned[2 * n + j]
+                    k[b, kv, t, j], k[b, kv, t, 2 * n + j] = turned[j], turned[2 * n + j]
                     if begins[b, t] == t:
-                        keys[t, n + j], keys[t, 3 * n + j] = _ZERO, _ZERO
+                        k[b, kv, t, n + j], k[b, kv, t, 3 * n + j] = _ZERO, _ZERO
                     if onward:
-                        keys[t + 1, n + j], keys[t + 1, 3 * n + j] = turned[n + j], turned[3 * n + j]
+                        k[b, kv, t + 1, n + j], k[b, kv, t + 1, 3 * n + j] = turned[n + j], turned[3 * n + j]
         for h in range(n_kv):
             at = (n_heads + n_kv + h) * dim
             for j in range(dim):
@@ -219,24 +200,32 @@ def heads_rows(start, stop, x, cos, sin, begins, eps, scale, offset_keys, q, k, 
 def heads_backward_rows(start, stop, x, cos, sin, begins, scale, offset_keys, dq, dk, dv, inverse, dx):
     """The gradient of x [B, T, (H + 2 K) E] of ``heads_rows``."""
     t_all, (n_heads, n_kv, dim) = x.shape[1], (dq.shape[1], dk.shape[1], dq.shape[3])
-    gathered, n = np.empty(dim, np.float32), dim // 4
+    gathered, half, n = np.empty(dim, np.float32), dim // 2, dim // 4
     for i in range(start, stop):
         b, t = i // t_all, i % t_all
         row, out = x[b, t], dx[b, t]
         onward = t + 1 < t_all and begins[b, t + 1] != t + 1
         for h in range(n_heads + n_kv):
+            at, r, kv = h * dim, inverse[b, t, h], h - n_heads
             if h < n_heads:
                 for j in range(dim):
                     gathered[j] = dq[b, h, t, j] * scale
             else:
-                grads = dk[b, h - n_heads]
                 for j in range(dim):
-                    gathered[j] = grads[t, j]
+                    gathered[j] = dk[b, kv, t, j]
                 if offset_keys:
                     for j in range(n):
-                        gathered[n + j] = grads[t + 1, n + j] if onward else _ZERO
-                        gathered[3 * n + j] = grads[t + 1, 3 * n + j] if onward else _ZERO
-            _turn_head_back(gathered, row, h * dim, inverse[b, t, h], cos[t], sin[t], out)
+                        gathered[n + j] = dk[b, kv, t + 1, n + j] if onward else _ZERO
+                        gathered[3 * n + j] = dk[b, kv, t + 1, 3 * n + j] if onward else _ZERO
+            inner = _ZERO
+            for j in range(half):  # turned back, then the gradient of x r, where r = 1 / sqrt(mean(x^2) + eps)
+                first = gathered[j] * cos[t, j] + gathered[half + j] * sin[t, j]
+                second = gathered[half + j] * cos[t, j] - gathered[j] * sin[t, j]
+                inner += first * row[at + j] + second * row[at + half + j]
+                out[at + j], out[at + half + j] = first, second
+            inner *= r * r / np.float32(dim)
+            for j in range(at, at + dim):
+                out[j] = r * (out[j] - row[j] * inner)
         for h in range(n_kv):
             at = (n_heads + n_kv + h) * dim
             for j in range(dim):

@@ -202,3 +202,18 @@ def distribution(i, n_orders, slots, nodes, paths, own_slots, own, counts, total
                 found = own_slots[_place(own_slots, own, node, token)]
                 counts[1, k] = own[found, COUNT] if found > 0 else 0
         _experts(counts, totals, log_p.shape[0], log_p[token])
+
+
+def compile_all() -> None:
+    """Compiles these loops for the types that ``model.prior`` gives them, by a walk over two tokens."""
+    text, opens, found = np.ones(2, np.int32), np.zeros(2, np.bool_), np.zeros(2, np.int32)
+    nodes, slots = np.zeros((3, STATIC_COLUMNS), np.int32), np.zeros(4, np.int32)
+    fill_slots(slots, nodes, 1)
+    count_order(text, opens, 0, found, found, slots, nodes, 1, found.copy())
+    own, paths, room = np.zeros((3, LOCAL_COLUMNS), np.int32), np.zeros((2, 2), np.int32), np.zeros((2, 2, 1), np.int32)
+    log_p, features = np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32)
+    scan(text, 1, slots, nodes, False, 2, paths, np.zeros(4, np.int32), own.copy(), *room, log_p, features)
+    own_slots = np.zeros(4, np.int32)
+    begin(own, nodes)
+    push(text, 0, 1, paths, own_slots, own, 1, slots, nodes)
+    distribution(1, 1, slots, nodes, paths, own_slots, own, *room, log_p, features[0])

@@ -190,7 +190,7 @@ def _merge(at, n, state, out):
     byte_ids, byte_pairs = load_int(state + 8 * BYTE_IDS), load_int(state + 8 * BYTE_PAIRS)
     pairs, mask = load_int(state + 8 * PAIRS), load_int(state + 8 * PAIR_MASK)
     if n <= SHORT:
-        m = merge_short(at, n, byte_ids, byte_pairs, pairs, mask, work, 1)
+        m = merge_short(at, n, byte_ids, byte_pairs, pairs, mask, work, np.int64(1))
     else:
         m = merge_long(at, n, byte_ids, byte_pairs, pairs, mask, work)
     for i in range(m):
@@ -277,11 +277,11 @@ def _encode_other(at, n, low, high, entries, state, out):
         if token >= 0:
             store32(out, token)
             if n <= NARROW_KEY:
-                _keep_narrow(entries, low, high, 1, out)
+                _keep_narrow(entries, low, high, np.int64(1), out)
             return 1
     ends = load_int(state + 8 * SEGMENTS)
     k = find_segments(at, n, load_int(state + 8 * CROSSINGS), load_int(state + 8 * CROSSINGS_SHIFT), ends)
-    m = begin = 0
+    m = begin = np.int64(0)
     for i in range(k):
         end = load32(ends + 4 * i)
         m += _encode_segment(at + begin, end - begin, mark, state, out + 4 * m)
@@ -296,7 +296,7 @@ def _encode_pretokens(source, k, ends, state, out):
     """Writes the ids of k pre-tokens; returns where the next id goes, and sets NEEDED and REACHED where WORK_LIMIT is too small."""
     keys, masks = load_int(state + 8 * KEYS), load_int(state + 8 * MASKS)
     narrow, narrow_shift = load_int(state + 8 * NARROW), load_int(state + 8 * NARROW_SHIFT)
-    begin = 0
+    begin = np.int64(0)  # as a number written out it would be a type of its own, for which what is called is compiled once more
     for first in range(0, k, BATCH):
         n = k - first if k - first < BATCH else BATCH
         _write_keys(source, begin, n, ends + 4 * first, keys, masks, narrow, narrow_shift)
@@ -355,7 +355,7 @@ def last_pairs(blob, offsets, n_tokens, byte_ids, byte_pairs, pairs, mask, work,
         begin = load_int(offsets + 8 * token)
         n = load_int(offsets + 8 * token + 8) - begin
         store64(out + 8 * token, _ZERO)
-        if 2 <= n <= SHORT and merge_short(blob + begin, n, byte_ids, byte_pairs, pairs, mask, work, 2) == 2:
+        if 2 <= n <= SHORT and merge_short(blob + begin, n, byte_ids, byte_pairs, pairs, mask, work, np.int64(2)) == 2:
             store64(out + 8 * token, load64(work))
 
 

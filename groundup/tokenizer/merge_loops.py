@@ -116,7 +116,7 @@ def merge_long(source, n, byte_ids, byte_pairs, pairs, mask, work):
     entry counts only while the pair at its place still has that rank.
     """
     before, after, heap = work + 4 * n, work + 8 * n, (work + 12 * n + 7) & -8
-    size = 0
+    size = np.int64(0)
     for i in range(n):
         store32(work + 4 * i, load32(byte_ids + 4 * load8(source + i)))
         store32(before + 4 * i, i - 1)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from groundup import ahead
 from groundup.errors import UsageError
 from groundup.tokenizer.added import AddedToken, Template, any_of, search
 from groundup.tokenizer.byte_fallback import PieceCutter, Pieces, PieceVocabulary
@@ -26,7 +27,8 @@ from groundup.tokenizer.idfile import mapped, write_ids
 from groundup.tokenizer.merging import MAX_VOCAB_SIZE, Ties
 from groundup.tokenizer.normalizing import Normalizer
 from groundup.tokenizer.parallel import batched, map_threads, resolve_threads
-from groundup.tokenizer.patterns import CUT_AT_SPACE, Pattern, check_pattern, cut_at, pretoken_ends_of
+from groundup.tokenizer.patterns import CUT_AT_SPACE, PATTERNS, Pattern, check_pattern, cut_at, pretoken_ends_of
+from groundup.tokenizer.reference import ReferenceTokenizer
 from groundup.tokenizer.segments import Part, Segmenter, Text, as_bytes
 from groundup.tokenizer.training import MEMORY_BYTES, Progress, learn_merges, sample
 from groundup.tokenizer.vocabulary import Special, Vocabulary
@@ -45,6 +47,9 @@ _BATCH_BYTES = 1 << 19
 _CALL_BYTES = 256  # that could be encoded in the time that a call takes
 _NONE: frozenset[str] = frozenset()
 _FEW = 64  # ids that are decoded sooner than compiled code is called
+
+COMPILED = "groundup.tokenizer.engine"
+"""The module that takes longest to compile: while a process does that (see ``groundup.ahead``), the plain twin encodes."""
 
 
 class Offsets(NamedTuple):
@@ -386,7 +391,7 @@ class Tokenizer:
 
     def _joined(self, ids: Sequence[int] | np.ndarray) -> bytes:
         array = self._checked(ids)
-        if array.size < _FEW:
+        if array.size < _FEW or ahead.pending(COMPILED):
             return b"".join(map(self.token_bytes.__getitem__, array.tolist()))
         return compiled_room().decode(array, *self._blob)
 
@@ -420,6 +425,12 @@ class Tokenizer:
     def _encoder(self) -> Encoder:
         split: str | Callable[[bytes], np.ndarray] = self._cutter.ends if self._cutter is not None else pretoken_ends_of(self.pattern)
         return compiled_room().Encoder(self.vocabulary.ordinary, self.pairs, self.vocabulary.byte_ids, split, self.whole)
+
+    @cached_property
+    def _twin(self) -> ReferenceTokenizer | None:
+        """The same in plain Python, a third as fast; None where there is none, for ids in another order or rules beside merges."""
+        plain = self._given is None and self.merges is not None and not self.whole and self.pattern in PATTERNS
+        return ReferenceTokenizer(self.merges, self.pattern) if plain else None
 
     @cached_property
     def _without_meaning(self) -> np.ndarray | None:
@@ -471,6 +482,8 @@ class Tokenizer:
         return self._encode(part.data, part.start, part.stop)
 
     def _encode(self, data: Text, start: int, stop: int) -> np.ndarray:
+        if ahead.pending(COMPILED) and self._twin is not None:
+            return self._twin.encode_ordinary(bytes(data[start:stop]))
         ids = self._encoder.encode(data, start, stop)
         if self.vocabulary.lacking and ids.size and int(ids.max()) == self.vocab_size:
             at = next(i for i in range(start, stop) if data[i] in self.vocabulary.lacking)

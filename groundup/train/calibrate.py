@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
+from collections import Counter
 
 import numpy as np
 import torch
 
 from groundup.account import cost, detect, total_memory_bytes
 from groundup.account.hardware import CPU_USD_PER_CORE_HOUR
+from groundup.account.plan import TOKENIZER_BYTES_PER_S
 from groundup.account.rules import Machine
 from groundup.account.shapes import architecture
 from groundup.account.workload import Training
@@ -18,6 +21,7 @@ from groundup.config import ModelConfig
 from groundup.model.decoder import Decoder
 from groundup.model.initialize import initialize
 from groundup.optim import OptimizerConfig, build_optimizer
+from groundup.tokenizer.patterns import splitter
 from groundup.train.step import StepConfig, TrainBatch, TrainState, train_step
 
 TRIALS = {"cpu": ((64, 4, 512), (64, 4, 2048), (256, 2, 2048)), "cuda": ((256, 8, 4096), (256, 8, 32_768), (1536, 4, 32_768))}
@@ -25,7 +29,11 @@ TRIALS = {"cpu": ((64, 4, 512), (64, 4, 2048), (256, 2, 2048)), "cuda": ((256, 8
 less difference, noise decides which of the two a step's time is put down to."""
 TRIAL_VOCABULARY = 512
 TRIAL_STEPS = 5
-TOKENIZER_BYTES_PER_S = 2.5e6  # training and encoding, in plain Python on two cores (docs/lab.md)
+LEAST_STEPS = 2
+"""Steps of a trial that are timed, and how many are enough where they are slow."""
+PROBE_BYTES, PROBE_BYTES_PER_S = 1 << 20, 4e6
+"""Size of a text whose words are counted, and half a quiet core's speed at it: below it a machine tokenizes and counts slower as well
+(docs/lab.md)."""
 
 
 def pick_device() -> torch.device:
@@ -40,8 +48,8 @@ def device_name(device: torch.device) -> str:
     return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 256) -> Machine:
-    """Times trial steps, and solves for the three rates that the planner needs.
+def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 256, most_s: float = math.inf) -> Machine:
+    """Times trial steps, for about ``most_s`` at most, and solves for the three rates that the planner needs.
 
     seconds of a step = c + tokens * (FLOPs of a token * a + layers * width * b): a is the matrix products' share, b that of everything
     between them, c what even an empty step takes.
@@ -51,7 +59,8 @@ def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 
         config = architecture(
             "groundup", vocab_size=TRIAL_VOCABULARY, d_model=width, n_layers=depth, head_dim=32, context_length=seq_len, hash_rows=16_384
         )
-        seconds.append(time_steps(config, device, dtype, batch_size=tokens // seq_len, seq_len=seq_len))
+        share = most_s / len(TRIALS[device.type])
+        seconds.append(time_steps(config, device, dtype, batch_size=tokens // seq_len, seq_len=seq_len, most_s=share))
         rows.append([tokens * cost(config, Training(seq_len)).flops_per_token_training, tokens * width * depth])
     (few, many), (short, long, _) = (rows[0][1], rows[1][1]), seconds
     per_step = max(0.0, long - (long - short) * many / (many - few))
@@ -67,7 +76,7 @@ def measure_machine(device: torch.device, dtype: torch.dtype, *, seq_len: int = 
         float(per_flop),
         float(per_activation),
         matmul_rate(device, dtype),
-        TOKENIZER_BYTES_PER_S,
+        tokenizer_rate(),
         memory,
         CPU_USD_PER_CORE_HOUR * torch.get_num_threads() if device.type == "cpu" else known.usd_per_hour if known else None,
         float(per_step),
@@ -88,10 +97,25 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * n**3 / best
 
 
+def tokenizer_rate() -> float:
+    """Bytes/s of training the tokenizer and encoding: TOKENIZER_BYTES_PER_S, or as much less as a short count of words takes longer."""
+    text = " ".join(f"{i * 2654435761 % 9973:x} of" for i in range(PROBE_BYTES // 8))
+    started = time.perf_counter()
+    Counter(splitter("gpt2")(text))
+    return TOKENIZER_BYTES_PER_S * min(1.0, len(text) / (time.perf_counter() - started) / PROBE_BYTES_PER_S)
+
+
 def time_steps(
-    config: ModelConfig, device: torch.device, dtype: torch.dtype, *, batch_size: int, seq_len: int, n: int = TRIAL_STEPS
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    batch_size: int,
+    seq_len: int,
+    n: int = TRIAL_STEPS,
+    most_s: float = math.inf,
 ) -> float:
-    """Median seconds of a training step of this model on random tokens, after one to warm up."""
+    """Median seconds of a training step of this model on random tokens, after one to warm up; of fewer where n take longer than most_s."""
     model = initialize(Decoder(config), 0).to(device)
     model.compute_dtype = dtype
     state = TrainState(model, build_optimizer(model.named_parameters(), OptimizerConfig()))
@@ -99,8 +123,8 @@ def time_steps(
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(config.vocab_size, (batch_size, seq_len + 1), generator=generator).to(device)
     batch = TrainBatch(ids[:, :-1], ids[:, 1:], torch.zeros_like(ids[:, :-1], dtype=torch.int32))
-    times = []
-    for _ in range(n + 1):
+    times: list[float] = []
+    while len(times) <= n and (len(times) <= LEAST_STEPS or sum(times[1:]) < most_s):
         started = time.perf_counter()
         state, _ = train_step(state, batch, settings)
         _wait(device)

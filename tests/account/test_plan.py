@@ -37,6 +37,17 @@ def test_a_larger_budget_buys_more_of_everything():
     assert plans[0].model.d_model < plans[-1].model.d_model
 
 
+def test_what_is_spent_already_and_a_slow_machine_leave_less_for_text_and_training():
+    quick = plan("30s", 30 * MB)
+    late = make_plan(parse_budget("30s"), MACHINE, 30 * MB, spent_s=12.0)
+    slow = plan("30s", 30 * MB, machine=dataclasses.replace(MACHINE, tokenizer_bytes_per_s=1.25e6))
+    assert late.text_bytes == pytest.approx(quick.text_bytes * 20 / 30, rel=1e-3)  # two seconds are kept for measuring anyway
+    assert late.train_seconds < quick.train_seconds and late.predicted_seconds <= 30
+    assert slow.text_bytes == pytest.approx(quick.text_bytes / 2, rel=1e-3)
+    gone = make_plan(parse_budget("30s"), MACHINE, 30 * MB, spent_s=40.0)  # it runs late rather than not at all
+    assert gone.text_bytes == pytest.approx(quick.text_bytes / 2, rel=1e-3) and gone.train_seconds > 0
+
+
 def test_the_shape_is_the_laws_best_of_all_widths():
     chosen = plan("3m")
     unique = chosen.text_bytes / 3

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import groundup
+from groundup import ahead
 from groundup.errors import UsageError
 from groundup.tokenizer import END_OF_TEXT, PATTERNS, Tokenizer
 from groundup.tokenizer.patterns import splitter, to_bytes, to_text
@@ -76,6 +77,17 @@ def test_encoding_is_what_the_reference_does() -> None:
 @given(ANY, st.one_of(st.binary(), st.text().map(str.encode), TEXT.map(str.encode)))
 def test_any_input_is_encoded_as_by_the_reference(tokenizer: Tokenizer, data: bytes) -> None:
     assert np.array_equal(tokenizer.encode_ordinary(data), ReferenceTokenizer(tokenizer.merges, tokenizer.pattern).encode_ordinary(data))
+
+
+@pytest.mark.parametrize("like", TOKENIZERS)
+def test_while_it_is_compiled_the_plain_twin_answers(like: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = b"".join(SOURCES[:3]) + b"\xff\xfe <|a|> \xe4" + "Grüße, 你好".encode()
+    expected = like.encode(text, allowed_special={"<|a|>"})
+    fresh = Tokenizer(like.merges, list(like.special_tokens), like.pattern)
+    monkeypatch.setattr(ahead, "pending", lambda module: True)
+    monkeypatch.setattr("groundup.tokenizer.tokenizer.compiled_room", None)
+    assert np.array_equal(fresh.encode(text, allowed_special={"<|a|>"}), expected)
+    assert fresh.decode_bytes(expected) == text
 
 
 def test_a_cache_of_hardly_any_room_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
