@@ -1,6 +1,6 @@
 """What the account predicts of a training step against what happens: peak memory and seconds, over a grid of configurations on this CPU.
 
-    python -m benchmarks.accounting [--rounds 5] [--only NAME] [--out benchmarks/results/accounting.json]
+    python -m benchmarks.accounting [--rounds 5] [--only NAME] [--threads 1] [--out benchmarks/results/accounting.json]
 
 Memory: live bytes at the step's peak as PyTorch's allocator counts them, against ``training_memory`` without its allowance for the heap.
 Time: one thread, medians; ``step_time`` from ceilings that are measured in turns with the steps, since a machine that does other work is
@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import torch
 
-from benchmarks.resources import RESULTS, provenance, save_result
+from benchmarks.resources import RESULTS, load_result, provenance, save_result
 from groundup.account import CPU, Execution, format_bytes, format_seconds, training_memory
 from groundup.account.execution import Recompute
 from groundup.account.roofline import Ceilings, StepTime, step_time
@@ -272,6 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accounting", description="Predicted against measured: memory and time.")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of ceilings and steps a case")
     parser.add_argument("--only", default="", help="only cases whose name has this in it")
+    parser.add_argument("--threads", type=int, choices=(1, THREADS), help="only the grid on so many; the result file keeps the other")
     parser.add_argument("--out", type=Path, default=RESULTS / "accounting.json", help="result file")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -279,21 +280,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = [case for case in grid() if given.only in case.name]
     if not cases or given.rounds < 1:
         parser.error(f"--only {given.only!r} must be part of a case's name and --rounds at least 1")
+    found = load_result(given.out) if given.threads else {}
+    if given.threads != THREADS:
+        found |= alone(cases, given.rounds)
+    shared = [case for case in shared_grid() if given.only in case.name]
+    if given.threads != 1 and shared:
+        found |= share(shared, given.rounds)
+    save_result(given.out, found)
+    print(json.dumps({name: found[name] for name in found if name.startswith(("memory_", "time_"))}))
+    show(found)
+    return 0
+
+
+def alone(cases: Sequence[Case], rounds: int) -> dict[str, Any]:
+    """Seconds and bytes of cases on one thread, by the process' own time."""
     meters = {precision: Meter(CPU_DEVICE, dtype, clock=time.process_time) for precision, dtype in DTYPES.items()}
     rows = []
     for case in cases:
-        rows.append(compare(case, [meters[case.precision]], given.rounds))
-        print(
-            f"{len(rows)}/{len(cases)} {case.name}: time {rows[-1]['time_ratio']:.3f}, memory {rows[-1]['memory_ratio']:.4f}",
-            file=sys.stderr,
-        )
-    result = summary(rows)
-    shared = [case for case in shared_grid() if given.only in case.name]
-    found = {**provenance(), "clock": "CPU seconds of the process, one thread", "rounds": given.rounds, **result, "rows": rows}
-    save_result(given.out, found | (share(shared, given.rounds) if shared else {}))
-    print(json.dumps(result))
-    show(rows, result)
-    return 0
+        rows.append(compare(case, [meters[case.precision]], rounds))
+        ratios = f"time {rows[-1]['time_ratio']:.3f}, memory {rows[-1]['memory_ratio']:.4f}"
+        print(f"{len(rows)}/{len(cases)} {case.name}: {ratios}", file=sys.stderr)
+    clock = "CPU seconds of the process, one thread"
+    return {**provenance(), "clock": clock, "rounds": rounds, **summary(rows), "rows": rows}
 
 
 def share(cases: Sequence[Case], rounds: int) -> dict[str, Any]:
@@ -304,11 +312,13 @@ def share(cases: Sequence[Case], rounds: int) -> dict[str, Any]:
     for case in cases:
         rows.append(compare_seconds(case, Trainer(case), meters, rounds))
         print(f"{THREADS} threads: {len(rows)}/{len(cases)} {case.name}: time {rows[-1]['time_ratio']:.3f}", file=sys.stderr)
-    return {"shared": {"threads": THREADS, "clock": "on the wall", **errors_of(rows, "time"), "rows": rows}}
+    how = {**provenance(), "threads": THREADS, "clock": "on the wall", "rounds": rounds}
+    return {"shared": {**how, **errors_of(rows, "time"), "rows": rows}}
 
 
-def show(rows: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
+def show(found: dict[str, Any]) -> None:
     """The table for people, with the worst cases below it."""
+    rows, shared = found.get("rows", []), found.get("shared")
     show_rows(
         [
             {
@@ -325,8 +335,15 @@ def show(rows: Sequence[dict[str, Any]], result: dict[str, Any]) -> None:
         ],
         title=f"{len(rows)} training steps, predicted against measured",
     )
-    print(f"memory: worst {result['memory_worst']:.1%} ({result['memory_worst_case']}), median {result['memory_median']:.1%}")
-    print(f"time:   worst {result['time_worst']:.1%} ({result['time_worst_case']}), median {result['time_median']:.1%}")
+    if shared:
+        print(f"time on {shared['threads']} threads: {_errors(shared, 'time')}")
+    if rows:
+        print(f"memory: {_errors(found, 'memory')}")
+        print(f"time:   {_errors(found, 'time')}")
+
+
+def _errors(found: dict[str, Any], name: str) -> str:
+    return f"worst {found[f'{name}_worst']:.1%} ({found[f'{name}_worst_case']}), median {found[f'{name}_median']:.1%}"
 
 
 if __name__ == "__main__":

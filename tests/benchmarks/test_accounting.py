@@ -41,6 +41,22 @@ def test_the_smallest_case_runs_whole(tmp_path, capsys, monkeypatch):
     assert "groundup 64x4" in printed and printed.rstrip().splitlines()[-1].startswith("time")
 
 
+def test_one_grid_is_measured_again_and_the_other_kept(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "accounting.json"
+    row = {"name": "a", "time_ratio": 0.8, "memory_ratio": 1.0}
+    monkeypatch.setattr(accounting, "alone", lambda cases, rounds: pytest.fail("only two threads were asked for"))
+    monkeypatch.setattr(
+        accounting, "share", lambda cases, rounds: {"shared": {"threads": 2, **accounting.errors_of([row], "time"), "rows": [row]}}
+    )
+    monkeypatch.setattr(accounting, "show_rows", lambda rows, title: None)
+    monkeypatch.setattr(accounting.torch, "set_num_threads", lambda n: None)
+    out.write_text(json.dumps({"memory_worst": 0.01, "shared": None, "hours": 5}))
+    assert accounting.main(["--threads", "2", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["hours"] == 5 and found["memory_worst"] == 0.01 and found["shared"]["time_worst_case"] == "a"
+    assert "time on 2 threads: worst 20.0% (a)" in capsys.readouterr().out
+
+
 def test_the_summary_names_the_worst_and_judges():
     rows = [{"name": name, "memory_ratio": m, "time_ratio": t} for name, m, t in (("a", 1.01, 0.9), ("b", 0.99, 1.2), ("c", 1.0, 1.05))]
     found = accounting.summary(rows)
