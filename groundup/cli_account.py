@@ -28,16 +28,44 @@ from groundup.account import (
     step_time,
     training_memory,
 )
-from groundup.account.answers import TOKENS_PER_PARAMETER, lay_out, train
+from groundup.account.answers import lay_out, train, usual_tokens
+from groundup.account.budget import parse_tokens
 from groundup.account.cluster import Cluster, network_of
 from groundup.account.execution import Recompute
 from groundup.account.inference import HELD_BYTES, HeldAs, Serving, cache_bytes
-from groundup.account.layout import parse_layout
+from groundup.account.layout import Layout, parse_layout
 from groundup.account.workload import Inference, Training
-from groundup.cli_layout import counted_in, memory_rows, run_figures, run_pairs, sent_figures, sent_rows, show, step_figures, waiting_rows
+from groundup.cli_flags import check_above_zero, check_counts, check_picture, check_share, refuse_without_part
+from groundup.cli_layout import (
+    counted_in,
+    memory_rows,
+    run_figures,
+    run_pairs,
+    sent_figures,
+    sent_rows,
+    sent_title,
+    show,
+    step_figures,
+    waiting_rows,
+)
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 from groundup.model.shape import open_shape
+
+SHOWN = {"cost": "what one device takes", "layout": "what many devices take", "conventions": "how others count"}
+USES = {
+    "cost": {
+        *("batch_size", "matrices", "recompute", "tokens", "mfu", "prompt_tokens", "new_tokens", "serve_batch", "weights_in", "cache_in"),
+        *("memory", "time", "plot"),
+    },
+    "layout": {
+        *("layout", "batch_size", "micro_batches", "recompute", "tokens"),
+        *("prompt_tokens", "new_tokens", "serve_batch", "weights_in", "cache_in"),
+    },
+    "conventions": {"conventions", "mfu", "tokens_per_s", "batch_size", "matrices", "recompute"},
+}
+"""Flags that have a part in what is shown."""
+ANYWHERE = {"seq_len", "device", "devices", "json", "debug"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +87,8 @@ class CostOf:
     """Optimizer of the layers' matrices."""
     recompute: Recompute = "none"
     """What backward computes again instead of keeping it: each layer's attention, its mlp, or the layers whole."""
-    tokens: float | None = None
-    """Tokens to train on (default: 20 a parameter, Hoffmann et al. 2022)."""
+    tokens: str | None = None
+    """Tokens to train on, such as 15T (default: 20 for each parameter that works on a token, Hoffmann et al. 2022)."""
     device: str = "h100"
     """A device such as a100, h100, b200 or rtx4090, or here for this machine as `groundup doctor` measured it."""
     devices: int = 1
@@ -72,7 +100,7 @@ class CostOf:
     new_tokens: int = 200
     """Tokens of each answer."""
     serve_batch: int = 1
-    """Sequences answered side by side."""
+    """Sequences answered side by side, on one device, or with --layout on those that share matrices."""
     weights_in: HeldAs | None = None
     """Type that weights are held in while answering (default: the one that the device computes in)."""
     cache_in: HeldAs | None = None
@@ -94,92 +122,81 @@ class CostOf:
 
     def run(self) -> None:
         """Prints the tables."""
-        from groundup.terminal import show_pairs, show_rows
-
+        self._check()
         config, device = open_shape(self.model), find_device(self.device)
-        if self.mfu is not None and not 0 < self.mfu <= 1:
-            raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
-        if any(n is not None and n < 1 for n in (self.devices, self.batch_size, self.micro_batches)):
-            raise UsageError("--devices, --batch-size and --micro-batches must be at least 1")
         if self.layout is not None:
-            self._show_layout(self.layout, config, device)
-            return
-        if self.micro_batches is not None:
-            raise UsageError("--micro-batches has a part only with --layout: give both, or neither")
-        seq_len = self.seq_len or min(4096, config.context_length)
-        counted = cost(config, Training(seq_len))
-        if self.conventions and (self.memory or self.time or self.plot):
-            extra = "memory" if self.memory else "time" if self.time else "plot"
-            raise UsageError(f"--conventions shows one table: leave out --{extra}")
-        if self.conventions:
-            self._show_conventions(config, counted, device)
-            return
-        if self.tokens_per_s is not None:
-            raise UsageError("--tokens-per-s is what --conventions counts: give both, or neither")
+            self._show_layout(parse_layout(self.layout), config, device)
+        elif self.conventions:
+            self._show_conventions(config, device)
+        else:
+            self._show_cost(config, device)
+
+    def _check(self) -> None:
+        """UsageError for a number that cannot be, and for a flag that has no part in what is shown."""
+        check_counts(self, ("seq_len", "batch_size", "micro_batches", "devices", "prompt_tokens", "new_tokens", "serve_batch"))
+        check_share(self, "mfu")
+        check_above_zero(self, "tokens_per_s", "a speed")
+        check_picture(self.plot)
+        asked = "layout" if self.layout is not None else "conventions" if self.conventions else "cost"
+        refuse_without_part(self, USES[asked] | ANYWHERE, SHOWN[asked], {"tokens_per_s": "--conventions", "micro_batches": "--layout"})
+
+    def _show_cost(self, config: ModelConfig, device: Device) -> None:
+        seq_len = self._tokens_of_a_sequence(config)
+        counted, step = cost(config, Training(seq_len)), self._step_time(config, seq_len)
+        training, serving = self._training(config, counted, device, step), self._serving(config, self._cluster(device, 1))
         active = f", {counted.active_parameters:,} for a token" if counted.active_parameters < counted.parameters else ""
-        show_rows(
+        show(
             tree_rows(counted),
-            title=f"{self.model}: {counted.parameters:,} parameters{active}; FLOPs of training on sequences of {seq_len:,} tokens",
+            f"{self.model}: {counted.parameters:,} parameters{active}; FLOPs of training on sequences of {seq_len:,} tokens",
         )
-        step = self._step_time(config, seq_len)
-        training = self._training(config, counted, device, step)
         mfu, how = (step.mfu, "predicted") if self.mfu is None else (self.mfu, "given")
-        show_pairs(
-            [(line.label, line.show(line.value)) for line in training],
-            title=f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of its {device.half_precision} peak, {how}",
-        )
+        alone = "; what they send each other is not counted, see --layout" if self.devices > 1 else ""
+        title = f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of the {device.half_precision} peak, {how}{alone}"
+        show([(line.label, line.show(line.value)) for line in training], title)
         if self.time:
-            show_rows(time_rows(step), title=f"\nTime of a step of {self._sequences} x {seq_len:,} tokens; {step.ceilings.source}")
+            show(time_rows(step), f"\nTime of a step of {self._sequences} x {seq_len:,} tokens; {step.ceilings.source}")
         if self.memory:
             self._show_memory(config, seq_len)
         if self.plot is not None:
             self._plot(self.plot, config, counted, step)
-        serving = self._serving(config, device)
-        show_pairs(
-            [(line.label, line.show(line.value)) for line in serving],
-            title=f"\nServing on one {device.name}, {device.half_precision}, the roofline's seconds",
-        )
+        self._show_serving(serving, f"one {device.name}", device)
         if self.json:
             figures = {"model": self.model, "parameters": counted.parameters, "active_parameters": counted.active_parameters}
             figures |= {x.name: x.value for x in (*training, *serving)}
             parts = {"seconds_by_part": {row.name: row.seconds for row in step.rows()}} if self.time else {}
             print(json.dumps(figures | parts))
 
-    def _show_layout(self, text: str, config: ModelConfig, device: Device) -> None:
-        for name in ("memory", "time", "conventions", "plot", "mfu", "tokens_per_s"):
-            if getattr(self, name):
-                raise UsageError(f"--layout shows memory and time of many devices, predicted: leave out --{name.replace('_', '-')}")
-        if self.matrices != "adamw":
-            raise UsageError(f"--layout counts the state of AdamW: leave out --matrices {self.matrices}")
-        layout = parse_layout(text)
+    def _show_layout(self, layout: Layout, config: ModelConfig, device: Device) -> None:
         if self.devices not in (1, layout.devices):
-            raise UsageError(f"--devices {self.devices}: --layout {text!r} is for {layout.devices}; leave --devices out")
-        network, ceilings = network_of(self.device, device), find_ceilings(self.device)
-        cluster = Cluster(device, layout.devices, network, device.half_precision, ceilings=ceilings)
+            raise UsageError(f"--devices {self.devices}: --layout {self.layout!r} is for {layout.devices}; leave --devices out")
+        cluster = self._cluster(device, layout.devices)
         step = lay_out(
             config,
             cluster,
             layout,
-            seq_len=self.seq_len or min(4096, config.context_length),
-            tokens=self.tokens,
+            seq_len=self._tokens_of_a_sequence(config),
+            tokens=self._tokens,
             micro_batch=1 if self.batch_size is None else self.batch_size,
             micro_batches=self.micro_batches,
             recompute=self.recompute,
         )
-        counted, run = counted_in(step), train(step, self.tokens or TOKENS_PER_PARAMETER * step.spread.counted.cost.parameters)
-        each = "a device" if layout.pipeline == 1 else f"a device of each of {layout.pipeline} stages"
-        show(sent_rows(counted), f"{self.model}: parameters, FLOPs, and the bytes that {each} sends in a step, by whom they go to")
+        serving = self._serving(config, self._cluster(device, layout.tensor))
+        counted, run = counted_in(step), train(step, self._tokens or usual_tokens(step.spread.counted.cost))
+        show(sent_rows(counted), f"{self.model}: {sent_title(counted, layout)}")
         show(run_pairs(run), f"\nTraining on {cluster}: {layout}")
         show(waiting_rows(step), "\nTime of a step, on the slowest stage")
         show(memory_rows(step), f"\nMemory of the fullest device, in stage {step.spread.held.stage + 1} of {layout.pipeline}")
+        several = f"{layout.tensor} x {device.name}, which share matrices and are taken as one"
+        self._show_serving(serving, several if layout.tensor > 1 else f"one {device.name}", device)
         if self.json:
             figures = {"model": self.model, "parameters": counted.parameters, "active_parameters": counted.active_parameters}
-            print(json.dumps(figures | run_figures(run) | step_figures(step) | sent_figures(counted, step)))
+            figures |= run_figures(run) | step_figures(step) | sent_figures(counted, step)
+            print(json.dumps(figures | {line.name: line.value for line in serving}))
 
-    def _show_conventions(self, config: ModelConfig, counted: Cost, device: Device) -> None:
+    def _show_conventions(self, config: ModelConfig, device: Device) -> None:
         from groundup.account.conventions import conventions
-        from groundup.terminal import show_rows
 
+        counted = cost(config, Training(self._tokens_of_a_sequence(config)))
         peak = device.peak(device.half_precision) * self.devices
         mfu = self._step_time(config, counted.seq_len).mfu if self.mfu is None else self.mfu
         speed = mfu * peak / counted.flops_per_token_training if self.tokens_per_s is None else self.tokens_per_s
@@ -194,10 +211,7 @@ class CostOf:
             }
             for c in found
         ]
-        show_rows(
-            rows,
-            title=f"{self.model}, sequences of {counted.seq_len:,}: {speed:,.0f} tokens/s on {self.devices} x {device.name}",
-        )
+        show(rows, f"{self.model}, sequences of {counted.seq_len:,}: {speed:,.0f} tokens/s on {self.devices} x {device.name}")
         if self.json:
             lines = {c.name: {"flops_per_token": c.flops_per_token, "utilization": c.utilization} for c in found}
             print(json.dumps({"model": self.model, "tokens_per_s": speed, "peak_flops": peak, "conventions": lines}))
@@ -205,6 +219,17 @@ class CostOf:
     def _workload(self, seq_len: int) -> Training:
         run = dataclasses.replace(GPU if find_ceilings(self.device).overlapped else CPU, recompute=self.recompute)
         return Training(seq_len, self._sequences, run=run, matrices=self.matrices)
+
+    def _tokens_of_a_sequence(self, config: ModelConfig) -> int:
+        return min(4096, config.context_length) if self.seq_len is None else self.seq_len
+
+    @property
+    def _tokens(self) -> float | None:
+        """Tokens to train on, if they were given."""
+        return None if self.tokens is None else parse_tokens(self.tokens)
+
+    def _cluster(self, device: Device, devices: int) -> Cluster:
+        return Cluster(device, devices, network_of(self.device, device), device.half_precision, ceilings=find_ceilings(self.device))
 
     @property
     def _sequences(self) -> int:
@@ -215,11 +240,11 @@ class CostOf:
 
     def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Line]:
         """Figures of training."""
-        tokens = int(self.tokens or 20 * counted.parameters)
+        tokens = int(self._tokens or usual_tokens(counted))
         flops = counted.flops_training(tokens)
         seconds = flops / (device.peak(device.half_precision) * (self.mfu or step.mfu) * self.devices)
         usd = seconds / 3600 * device.usd_per_hour * self.devices
-        held = training_memory(config, self._workload(counted.seq_len)).peak_bytes
+        held, limit = training_memory(config, self._workload(counted.seq_len)).peak_bytes, self._cluster(device, 1).memory_limit
         pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
         return [
             Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
@@ -232,7 +257,12 @@ class CostOf:
             Line("training_flops", "FLOPs", flops, format_flops),
             Line("training_seconds", "time", seconds, format_seconds),
             Line("training_usd", "money", usd, format_usd),
-            Line("training_peak_bytes", f"peak memory of {self._sequences} sequences, one device", held, _fits(device)),
+            Line(
+                "training_peak_bytes",
+                f"peak memory of {self._sequences} sequences, one device",
+                held,
+                _fits(limit),
+            ),
         ]
 
     def _plot(self, path: Path, config: ModelConfig, counted: Cost, timed: StepTime) -> None:
@@ -256,13 +286,18 @@ class CostOf:
             title=f"\nMemory of a step of {self._sequences} x {seq_len:,} tokens, {precision}, at its peak ({found.peak.name})",
         )
 
-    def _serving(self, config: ModelConfig, device: Device) -> list[Line]:
-        prompt = self.prompt_tokens or min(1000, max(1, config.context_length // 2))
+    def _show_serving(self, lines: list[Line], where: str, device: Device) -> None:
+        title = f"\nServing on {where}, {device.half_precision}, the roofline's seconds"
+        show([(line.label, line.show(line.value)) for line in lines], title)
+
+    def _serving(self, config: ModelConfig, cluster: Cluster) -> list[Line]:
+        """Figures of answering on devices that are taken as one."""
+        prompt = min(1000, max(1, config.context_length // 2)) if self.prompt_tokens is None else self.prompt_tokens
         answer = min(self.new_tokens, max(1, config.context_length - prompt))
-        weight_bytes, number_bytes = (HELD_BYTES[held or device.half_precision] for held in (self.weights_in, self.cache_in))
+        weight_bytes, number_bytes = (HELD_BYTES[held or cluster.precision] for held in (self.weights_in, self.cache_in))
         requests = Inference(prompt, answer, self.serve_batch, weight_bytes, number_bytes)
         requests.check(config)
-        serving = Serving(config, requests, device, device.half_precision)
+        serving = Serving(config, requests, cluster.as_one(), cluster.precision)
         first, two = (cache_bytes(config, tokens, number_bytes) for tokens in (1, 2))
         grown = two - first  # a linear mixer keeps as much after one token as after many
         cached = f"weights and {self.serve_batch} x {requests.length:,} tokens of cache"
@@ -270,7 +305,7 @@ class CostOf:
             Line("weights_bytes", "weights", serving.weights_bytes, format_bytes),
             Line("cache_bytes_per_token", "cache of a token", grown, format_bytes),
             *([Line("state_bytes", "state of a sequence, however long", first - grown, format_bytes)] if first > grown else []),
-            Line("serving_bytes", cached, serving.memory_bytes, _fits(device)),
+            Line("serving_bytes", cached, serving.memory_bytes, _fits(serving.device.memory_bytes)),
             Line("prefill_flops", "FLOPs of a prompt", serving.cost.tree.forward_flops, format_flops),
             Line("decode_flops", "FLOPs of the last token", serving.cost.decoding(requests.length).forward_flops, format_flops),
             Line("seconds_to_first_token", "time to first token", serving.seconds_to_first_token, format_seconds),
@@ -295,13 +330,9 @@ class Line(NamedTuple):
     """How it is written."""
 
 
-def _fits(device: Device) -> Callable[[float], str]:
-    def show(n_bytes: float) -> str:
-        return (
-            f"{format_bytes(n_bytes)}: {'fits' if n_bytes <= device.memory_bytes else 'does not fit'} {format_bytes(device.memory_bytes)}"
-        )
-
-    return show
+def _fits(limit: float) -> Callable[[float], str]:
+    """Bytes for people, beside those that a device has to give."""
+    return lambda n_bytes: f"{format_bytes(n_bytes)}: {'fits' if n_bytes <= limit else 'does not fit'} {format_bytes(limit)}"
 
 
 def time_rows(step: StepTime) -> list[dict[str, str]]:

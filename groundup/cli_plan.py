@@ -32,6 +32,7 @@ from groundup.account.inference import HELD_BYTES, HeldAs
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
 from groundup.account.rules import bytes_per_token, figures
+from groundup.cli_flags import check_above_zero, check_counts, check_picture, check_share, refuse_without_part
 from groundup.cli_layout import Pairs, Rows, memory_rows, run_figures, show, step_figures, waiting_rows
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
@@ -63,7 +64,7 @@ class PlanOf:
     budget: str | None = None
     """Time (3d), money (1000usd) or FLOPs (1e21flop): which model is best, or on how many tokens MODEL trains."""
     tokens: str | None = None
-    """Tokens to train MODEL on, such as 15T (default: 20 a parameter, Hoffmann et al. 2022)."""
+    """Tokens to train MODEL on, such as 15T (default: 20 for each parameter that works on a token, Hoffmann et al. 2022)."""
     text: str | None = None
     """Text that there is, such as 10GB (default: more than the budget reads)."""
     largest: bool = False
@@ -118,19 +119,16 @@ class PlanOf:
         if self.model is None and not (self.budget or self.largest):
             raise UsageError("say what to plan: --budget 3d, a model such as llama-3.1-8b, or --largest")
         question = "largest" if self.largest else "serve" if self.serve else "best" if self.model is None else "train"
-        used = USES[question] | ANYWHERE
-        extra = [f.name for f in dataclasses.fields(self) if f.name not in used and getattr(self, f.name) != f.default]
-        if extra:
-            name = "the model" if extra[0] == "model" else "--" + extra[0].replace("_", "-")
-            raise UsageError(f"{name} has no part in {ASKS[question]}: leave it out")
+        refuse_without_part(self, USES[question] | ANYWHERE, ASKS[question])
         if self.budget and self.tokens:
             raise UsageError("--budget and --tokens both say how long to train: give one")
-        if self.mfu is not None and not 0 < self.mfu <= 1:
-            raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
-        if self.usd_per_hour is not None and not 0 < self.usd_per_hour < math.inf:
-            raise UsageError(f"--usd-per-hour {self.usd_per_hour}: give a price above 0")
-        if self.seq_len is not None and self.seq_len < 1:
-            raise UsageError(f"--seq-len {self.seq_len}: give at least 1")
+        check_share(self, "mfu")
+        check_above_zero(self, "usd_per_hour", "a price")
+        check_counts(self, ("seq_len", "devices"))
+        check_picture(self.plot)
+        for text, parse in ((self.budget, parse_budget), (self.tokens, parse_tokens), (self.text, parse_bytes), (self.gain, parse_percent)):
+            if text is not None:
+                parse(text)  # what is no amount is refused before anything is counted
         return question
 
     def _best(self, cluster: Cluster) -> dict[str, Any]:
@@ -171,7 +169,7 @@ class PlanOf:
         show(
             [
                 *training_pairs(fit, self.mfu),
-                ("text", text_line(run.tokens, fit.counted.parameters, unique)),
+                ("text", text_line(run.tokens, unique)),
                 ("predicted loss", loss_line(law, loss, each) + of_experts),
                 *law_pairs(law),
             ],
@@ -226,9 +224,10 @@ def training_pairs(fit: Fit, mfu: float | None) -> Pairs:
     """What a run takes, for people."""
     run, step, device = fit.training, fit.steps[0], fit.steps[0].cluster.device
     whence = f"{step.cluster.kernel_share:.1%} while computing by the roofline, less what the layout costs" if mfu is None else "given"
+    a_parameter = "an active parameter" if fit.counted.active_parameters < fit.counted.parameters else "a parameter"
     return [
         ("model", model_line(fit)),
-        ("tokens", f"{format_count(run.tokens)}, {run.tokens / fit.counted.parameters:.1f} a parameter"),
+        ("tokens", f"{format_count(run.tokens)}, {run.tokens / fit.counted.active_parameters:.1f} {a_parameter}"),
         ("FLOPs", f"{format_flops(run.flops)}, {format_flops(fit.counted.flops_per_token_training)} a token"),
         ("layout", f"{step.layout}; micro-batch {step.workload.batch_size}, {AGAIN[step.spread.run.recompute]} recomputed"),
         ("memory", f"{format_bytes(step.n_bytes)} of {format_bytes(step.cluster.memory_limit)} a device"),
@@ -249,7 +248,7 @@ def best_pairs(best: BestModel, mfu: float | None) -> Pairs:
         left = f"; the text is used up after {best.plan.max_epochs:g} epochs, and the rest of the budget is not spent"
     pairs = [(name, text + left if name == "time" else text) for name, text in training_pairs(best.fit, mfu)]
     each = bytes_per_token(best.plan.model.vocab_size)
-    text = ("text", text_line(best.plan.tokens, best.fit.counted.parameters, best.unique_tokens))
+    text = ("text", text_line(best.plan.tokens, best.unique_tokens))
     return [*pairs, text, ("predicted loss", loss_line(best.law, best.loss, each)), *law_pairs(best.law, best.plan.flops)]
 
 
@@ -261,7 +260,7 @@ def model_line(fit: Fit) -> str:
     return f"{format_count(counted.parameters)} parameters{active}: {shape}"
 
 
-def text_line(tokens: float, parameters: float, unique: float) -> str:
+def text_line(tokens: float, unique: float) -> str:
     """How often the text is read."""
     return "plenty: nothing is read twice" if math.isinf(unique) else f"{format_count(unique)} tokens, read {tokens / unique:.2f} times"
 

@@ -96,7 +96,7 @@ def _scaled_amount(text: str, flag: str, units: Mapping[str, float], examples: s
         )
     amount = float(found[1]) * units[found[2].lower()]
     if not 0 < amount < math.inf:
-        raise UsageError(f"{flag} {_quoted(text)} is not above zero; write it like {examples}")
+        raise UsageError(f"{flag} {_quoted(text)} is {'beyond all numbers' if amount else 'not above zero'}; write it like {examples}")
     return amount
 
 

@@ -32,7 +32,7 @@ LINK_SHARE = 0.8
 TRIAL_TOKENS = 8192
 """Tokens of a micro-batch for which the share of the peak is predicted."""
 USABLE_MEMORY = 0.92
-"""Part of a device's memory that training may take; the rest is for the driver, communication buffers and holes. Assumed."""
+"""Part of a device's memory that training or serving may take; the rest is for the driver, communication buffers and holes. Assumed."""
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Sequences at a time that are tried."""
 POLICIES: tuple[Recompute, ...] = ("none", "mlp", "layers")
@@ -131,8 +131,21 @@ class Cluster:
 
     @property
     def memory_limit(self) -> float:
-        """Bytes that training may take of one device."""
+        """Bytes that training or serving may take of one device."""
         return USABLE_MEMORY * self.device.memory_bytes
+
+    def as_one(self) -> Device:
+        """The devices as one with the memory, bandwidth and peak of all of them, for serving: tensor parallelism comes near to it within a
+        node; what it sends is not counted."""
+        n, device = self.devices, self.device
+        return dataclasses.replace(
+            device,
+            name=str(self),
+            memory_bytes=int(n * self.memory_limit),
+            bandwidth_bytes_per_s=None if device.bandwidth_bytes_per_s is None else n * device.bandwidth_bytes_per_s,
+            peak_flops={precision: n * peak for precision, peak in device.peak_flops.items()},
+            usd_per_hour=self.usd_per_hour,
+        )
 
     def link(self, devices: int, apart: int = 1) -> float:
         """Bytes a second that a device sends to a ring of so many, of whom each is so many devices from the next.
