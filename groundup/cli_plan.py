@@ -46,7 +46,7 @@ ASKS = {
 }
 USES = {
     "best": {"budget", "text", "law", "mfu", "gain", "plot"},
-    "train": {"model", "budget", "tokens", "text", "law", "mfu", "seq_len", "batch_tokens", "gain"},
+    "train": {"model", "budget", "tokens", "text", "law", "mfu", "seq_len", "batch_tokens", "gain", "plot"},
     "largest": {"largest", "law", "mfu", "seq_len", "gain"},
     "serve": {"model", "serve", "weights_in", "cache_in"},
 }
@@ -92,7 +92,7 @@ class PlanOf:
     gain: str | None = None
     """What a gain in efficiency such as 5% is worth, on this run and on famous ones."""
     plot: Path | None = None
-    """Write a picture of how --budget was divided between parameters and tokens here (.png or .svg)."""
+    """Write a picture here (.png or .svg): how --budget was divided between parameters and tokens, or of MODEL the layouts tried."""
     json: bool = False
     """Print one machine-readable last line."""
     debug: bool = False
@@ -160,6 +160,11 @@ class PlanOf:
             batch_tokens=None if self.batch_tokens is None else parse_tokens(self.batch_tokens, "--batch-tokens"),
             mfu=self.mfu,
         )
+        if self.plot is not None:
+            from groundup.report.accounts import save_layouts
+
+            save_layouts(self.plot, Path(str(self.model)).name, fit)
+            print(f"wrote {self.plot}\n")
         each = min(BYTES_PER_TOKEN, bytes_per_token(config.vocab_size))
         unique = math.inf if self.text is None else parse_bytes(self.text) / each
         n, run = figures(config, fit.counted.seq_len).law_parameters, fit.training

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from groundup.account.budget import Budget, format_bytes
-from groundup.account.cluster import KERNEL_SHARE, Cluster, Step, fitting_steps, holds
+from groundup.account.cluster import KERNEL_SHARE, Cluster, Step, fitting_steps, holds, possible_steps
 from groundup.account.cost import Cost
 from groundup.account.execution import Recompute
 from groundup.account.inference import Serving, cache_bytes, longest_sequence
@@ -92,6 +92,12 @@ class Fit:
     """The best step of each kind of layout."""
     training: TrainedRun
     """The run, in the first of them."""
+    sequences: int
+    """Sequences that a step was asked to have; each layout takes as many as its whole micro-batches come nearest to."""
+
+    def tried(self) -> Iterator[Step]:
+        """All steps that ``steps`` are the best of."""
+        return possible_steps(self.steps[0].spread.counted, self.steps[0].cluster, self.sequences)
 
 
 def lay_out(
@@ -141,14 +147,15 @@ def how_to_train(
     once = Counted(config, seq_len)
     counted = once.cost
     wanted = tokens or usual_tokens(counted)
-    steps = fitting_steps(once, cluster.for_model(once), batch_size=_sequences(once, wanted, batch_tokens))
+    sequences = _sequences(once, wanted, batch_tokens)
+    steps = fitting_steps(once, cluster.for_model(once), batch_size=sequences)
     if budget is not None:
         attained = (mfu or steps[0].mfu) * cluster.peak_flops
         seconds = budget.seconds_on(attainable_flops=attained, usd_per_hour=cluster.usd_per_hour)
         wanted = seconds * attained / counted.flops_per_token_training
         if wanted < steps[0].tokens:
             raise UsageError(f"--budget {budget} holds {wanted:,.0f} tokens, less than one step of {steps[0].tokens:,}: give more")
-    return Fit(config, counted, steps, train(steps[0], wanted, mfu=mfu))
+    return Fit(config, counted, steps, train(steps[0], wanted, mfu=mfu), sequences)
 
 
 @dataclass(frozen=True)

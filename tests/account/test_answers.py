@@ -101,6 +101,12 @@ def test_tokens_are_twenty_a_parameter_unless_given():
     assert how_to_train(config, h100(1), seq_len=2048).training.tokens == 20 * 134_515_008
 
 
+def test_the_answer_is_the_best_of_what_was_tried():
+    fit = how_to_train(known_model("llama-3.1-8b"), h100(8), seq_len=4096)
+    tried = [step for step in fit.tried() if step.fits]
+    assert len(tried) > len(fit.steps) and max(step.mfu for step in tried) == pytest.approx(fit.steps[0].mfu, rel=1e-3)
+
+
 def test_the_largest_model_fits_and_the_next_does_not():
     sizes, fit = largest_model(h100(1), seq_len=2048)
     best = next(i for i, size in enumerate(sizes) if size.config == fit.config)
