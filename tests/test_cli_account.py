@@ -7,9 +7,9 @@ import pytest
 
 from groundup import cli
 from groundup.account import cost, find_device, training_memory
+from groundup.account.execution import GPU
 from groundup.account.known import known_model
 from groundup.account.layout import Layout
-from groundup.account.memory import GPU
 from groundup.account.workload import Training
 from groundup.config import to_dict
 
