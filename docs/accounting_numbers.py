@@ -25,7 +25,7 @@ from groundup.account import (
 )
 from groundup.account.activations import Graph, layer_activation_bytes
 from groundup.account.answers import worth
-from groundup.account.cluster import Cluster, Step, best_steps, network_of, take_step
+from groundup.account.cluster import Cluster, Step, best_steps, take_step
 from groundup.account.conventions import conventions
 from groundup.account.execution import Recompute
 from groundup.account.inference import Serving, cache_bytes
@@ -180,8 +180,8 @@ def published_memory() -> str:
 @cache
 def on_h100(name: str, devices: int) -> tuple[Counted, Cluster]:
     """A known model on sequences of 4,096, and so many devices."""
-    h100, counted = find_device("h100"), Counted(known_model(name), 4096)
-    return counted, Cluster(h100, devices, network_of("h100", h100), ceilings=find_ceilings("h100")).for_model(counted)
+    counted = Counted(known_model(name), 4096)
+    return counted, Cluster.of("h100", devices).for_model(counted)
 
 
 def steps_table(steps: list[Step]) -> str:

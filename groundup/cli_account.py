@@ -30,7 +30,7 @@ from groundup.account import (
 )
 from groundup.account.answers import lay_out, train, usual_tokens
 from groundup.account.budget import parse_tokens
-from groundup.account.cluster import Cluster, network_of
+from groundup.account.cluster import Cluster
 from groundup.account.execution import Recompute
 from groundup.account.inference import HELD_BYTES, HeldAs, Serving, cache_bytes
 from groundup.account.layout import Layout, parse_layout
@@ -143,7 +143,7 @@ class CostOf:
     def _show_cost(self, config: ModelConfig, device: Device) -> None:
         seq_len = self._tokens_of_a_sequence(config)
         counted, step = cost(config, Training(seq_len)), self._step_time(config, seq_len)
-        training, serving = self._training(config, counted, device, step), self._serving(config, self._cluster(device, 1))
+        training, serving = self._training(config, counted, device, step), self._serving(config, Cluster.of(self.device))
         active = f", {counted.active_parameters:,} for a token" if counted.active_parameters < counted.parameters else ""
         show(
             tree_rows(counted),
@@ -169,7 +169,7 @@ class CostOf:
     def _show_layout(self, layout: Layout, config: ModelConfig, device: Device) -> None:
         if self.devices not in (1, layout.devices):
             raise UsageError(f"--devices {self.devices}: --layout {self.layout!r} is for {layout.devices}; leave --devices out")
-        cluster = self._cluster(device, layout.devices)
+        cluster = Cluster.of(self.device, layout.devices)
         step = lay_out(
             config,
             cluster,
@@ -180,7 +180,7 @@ class CostOf:
             micro_batches=self.micro_batches,
             recompute=self.recompute,
         )
-        serving = self._serving(config, self._cluster(device, layout.tensor))
+        serving = self._serving(config, Cluster.of(self.device, layout.tensor))
         counted, run = counted_in(step), train(step, self._tokens or usual_tokens(step.spread.counted.cost))
         show(sent_rows(counted), f"{self.model}: {sent_title(counted, layout)}")
         show(run_pairs(run), f"\nTraining on {cluster}: {layout}")
@@ -228,9 +228,6 @@ class CostOf:
         """Tokens to train on, if they were given."""
         return None if self.tokens is None else parse_tokens(self.tokens)
 
-    def _cluster(self, device: Device, devices: int) -> Cluster:
-        return Cluster(device, devices, network_of(self.device, device), device.half_precision, ceilings=find_ceilings(self.device))
-
     @property
     def _sequences(self) -> int:
         return 8 if self.batch_size is None else self.batch_size
@@ -244,7 +241,7 @@ class CostOf:
         flops = counted.flops_training(tokens)
         seconds = flops / (device.peak(device.half_precision) * (self.mfu or step.mfu) * self.devices)
         usd = seconds / 3600 * device.usd_per_hour * self.devices
-        held, limit = training_memory(config, self._workload(counted.seq_len)).peak_bytes, self._cluster(device, 1).memory_limit
+        held, limit = training_memory(config, self._workload(counted.seq_len)).peak_bytes, Cluster.of(self.device).memory_limit
         pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
         return [
             Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),

@@ -12,7 +12,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from groundup.account import find_ceilings, find_device, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
+from groundup.account import format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
 from groundup.account.answers import (
     BestModel,
     Capacity,
@@ -27,7 +27,7 @@ from groundup.account.answers import (
     worth,
 )
 from groundup.account.budget import parse_bytes, parse_percent, parse_tokens
-from groundup.account.cluster import Cluster, Step, network_of
+from groundup.account.cluster import Cluster, Step
 from groundup.account.inference import HELD_BYTES, HeldAs
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
@@ -102,11 +102,10 @@ class PlanOf:
         """Prints the answer to the question that the flags ask."""
         answers = {"best": self._best, "train": self._train, "largest": self._largest, "serve": self._serve}
         answer = answers[self._question()]
-        device = find_device(self.device)
+        cluster = Cluster.of(self.device, self.devices)
         if self.usd_per_hour is not None:
-            device = dataclasses.replace(device, usd_per_hour=self.usd_per_hour, price_source="given")
-        network, ceilings = network_of(self.device, device), find_ceilings(self.device)
-        cluster = Cluster(device, self.devices, network, device.half_precision, ceilings=ceilings)
+            rented = dataclasses.replace(cluster.device, usd_per_hour=self.usd_per_hour, price_source="given")
+            cluster = dataclasses.replace(cluster, device=rented)
         cluster.check()
         found = answer(cluster)
         if self.json:

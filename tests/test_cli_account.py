@@ -108,6 +108,7 @@ REFUSED = {
     "no picture": (f"{MODEL} --plot x.gif", "x.gif"),
     "a picture in no folder": (f"{MODEL} --plot nowhere/x.png", "no folder nowhere"),
     "no configuration": ("broken.json", "broken.json"),
+    "a folder without one": (".", ".: a folder without a config.json"),
     "another's configuration": ("other.json", "hidden_size"),
     "no object": ("list.json", "list.json"),
     "a family that is not here": ("rwkv.json", "rwkv"),

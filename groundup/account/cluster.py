@@ -17,6 +17,7 @@ from groundup.account.budget import format_bytes
 from groundup.account.devices import Device
 from groundup.account.execution import GPU, Execution, Recompute
 from groundup.account.layout import Layout, divides
+from groundup.account.measured import find_ceilings, find_device
 from groundup.account.roofline import Ceilings, step_time
 from groundup.account.shards import slowdown
 from groundup.account.spread import Counted, Spread, Stage
@@ -83,6 +84,12 @@ class Cluster:
     """Part of the peak that they attain while computing; what ``ceilings`` predict for a model goes before it."""
     ceilings: Ceilings | None = None
     """What one of them attains at best, if that is to be predicted."""
+
+    @classmethod
+    def of(cls, key: str, devices: int = 1) -> Cluster:
+        """So many of a device by its key, such as h100 or here, with its usual network and its ceilings; UsageError as ``find_device``."""
+        device = find_device(key)
+        return cls(device, devices, network_of(key, device), device.half_precision, ceilings=find_ceilings(key))
 
     def __str__(self) -> str:
         """For people: 8 x H100 SXM."""
