@@ -322,7 +322,7 @@ def serving_table() -> str:
         layers = tuple(replace(x, mixer=replace(x.mixer, n_kv_heads=n_kv_heads)) for x in config.layers)
         config = replace(config, layers=layers)
         for batch in (1, 64, 256):
-            s = Serving(config, Inference(1023, 1, batch), find_device("h100"))
+            s = Serving(config, Inference(1023, 1, batch), Cluster.of("h100").as_one())
             fits = "" if s.memory_bytes < s.device.memory_bytes else " (does not fit)"
             seconds = s.seconds_per_token(1024)
             each = f"{cache_bytes(config, 1):,.0f}"
