@@ -37,8 +37,10 @@ from groundup.account.layout import Layout, parse_layout
 from groundup.account.workload import Inference, Training
 from groundup.cli_flags import check_above_zero, check_counts, check_picture, check_share, refuse_without_part
 from groundup.cli_layout import (
+    Pairs,
     counted_in,
     memory_rows,
+    memory_title,
     run_figures,
     run_pairs,
     sent_figures,
@@ -152,7 +154,7 @@ class CostOf:
         mfu, how = (step.mfu, "predicted") if self.mfu is None else (self.mfu, "given")
         alone = "; what they send each other is not counted, see --layout" if self.devices > 1 else ""
         title = f"\nTraining on {self.devices} x {device.name} at {mfu:.0%} of the {device.half_precision} peak, {how}{alone}"
-        show([(line.label, line.show(line.value)) for line in training], title)
+        show(_pairs(training), title)
         if self.time:
             show(time_rows(step), f"\nTime of a step of {self._sequences} x {seq_len:,} tokens; {step.ceilings.source}")
         if self.memory:
@@ -185,13 +187,13 @@ class CostOf:
         show(sent_rows(counted), f"{self.model}: {sent_title(counted, layout)}")
         show(run_pairs(run), f"\nTraining on {cluster}: {layout}")
         show(waiting_rows(step), "\nTime of a step, on the slowest stage")
-        show(memory_rows(step), f"\nMemory of the fullest device, in stage {step.spread.held.stage + 1} of {layout.pipeline}")
+        show(memory_rows(step), f"\n{memory_title(step)}")
         several = f"{layout.tensor} x {device.name}, which share matrices and are taken as one"
         self._show_serving(serving, several if layout.tensor > 1 else f"one {device.name}", device)
         if self.json:
             figures = {"model": self.model, "parameters": counted.parameters, "active_parameters": counted.active_parameters}
             figures |= run_figures(run) | step_figures(step) | sent_figures(counted, step)
-            print(json.dumps(figures | {line.name: line.value for line in serving}))
+            print(json.dumps(figures | {x.name: x.value for x in serving}))
 
     def _show_conventions(self, config: ModelConfig, device: Device) -> None:
         from groundup.account.conventions import conventions
@@ -235,7 +237,7 @@ class CostOf:
     def _step_time(self, config: ModelConfig, seq_len: int) -> StepTime:
         return step_time(config, find_ceilings(self.device), self._workload(seq_len))
 
-    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Line]:
+    def _training(self, config: ModelConfig, counted: Cost, device: Device, step: StepTime) -> list[Figure]:
         """Figures of training."""
         tokens = int(self._tokens or usual_tokens(counted))
         flops = counted.flops_training(tokens)
@@ -244,17 +246,17 @@ class CostOf:
         held, limit = training_memory(config, self._workload(counted.seq_len)).peak_bytes, Cluster.of(self.device).memory_limit
         pairs = sum(row.share for row in counted.rows() if row.name.endswith(("scores", "weighted_values")))
         return [
-            Line("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
-            Line("attention_share", "of it attention's pairs", pairs, "{:.1%}".format),
-            Line("step_seconds", f"a step of {self._sequences} sequences on one device, predicted", step.seconds, format_seconds),
-            Line("training_tokens_per_s", "tokens/s on one device, predicted", step.tokens_per_s, "{:,.0f}".format),
-            Line("mfu", "model FLOPs utilization, predicted", step.mfu, "{:.1%}".format),
-            Line("hfu", "with what is computed again", step.hfu, "{:.1%}".format),
-            Line("training_tokens", "tokens", tokens, format_count),
-            Line("training_flops", "FLOPs", flops, format_flops),
-            Line("training_seconds", "time", seconds, format_seconds),
-            Line("training_usd", "money", usd, format_usd),
-            Line(
+            Figure("training_flops_per_token", "FLOPs a token", counted.flops_per_token_training, format_flops),
+            Figure("attention_share", "of it attention's pairs", pairs, "{:.1%}".format),
+            Figure("step_seconds", f"a step of {self._sequences} sequences on one device, predicted", step.seconds, format_seconds),
+            Figure("training_tokens_per_s", "tokens/s on one device, predicted", step.tokens_per_s, "{:,.0f}".format),
+            Figure("mfu", "model FLOPs utilization, predicted", step.mfu, "{:.1%}".format),
+            Figure("hfu", "with what is computed again", step.hfu, "{:.1%}".format),
+            Figure("training_tokens", "tokens", tokens, format_count),
+            Figure("training_flops", "FLOPs", flops, format_flops),
+            Figure("training_seconds", "time", seconds, format_seconds),
+            Figure("training_usd", "money", usd, format_usd),
+            Figure(
                 "training_peak_bytes",
                 f"peak memory of {self._sequences} sequences, one device",
                 held,
@@ -267,9 +269,9 @@ class CostOf:
         from groundup.report.accounts import save_accounts
 
         sizes = shares_by_size(vocab_size=config.vocab_size, seq_len=counted.seq_len)
-        stages = step_timeline(config, self._workload(counted.seq_len))
+        moments = step_timeline(config, self._workload(counted.seq_len))
         step = f"{Path(self.model).name}, {self._sequences} x {counted.seq_len:,} tokens"
-        save_accounts(path, Path(self.model).name, counted.parameters, sizes, stages, timed, step=step)
+        save_accounts(path, Path(self.model).name, counted.parameters, sizes, moments, timed, step=step)
         print(f"\nwrote {path}")
 
     def _show_memory(self, config: ModelConfig, seq_len: int) -> None:
@@ -277,17 +279,17 @@ class CostOf:
 
         workload = self._workload(seq_len)
         found = training_memory(config, workload)
-        precision = "fp32" if workload.run.precision == "fp32" else f"{workload.run.precision} with fp32 masters"
+        precision = "all in fp32" if workload.run.precision == "fp32" else f"fp32 weights cast to {workload.run.precision}"
         show_bars(
             {row.category: (row.n_bytes, format_bytes(row.n_bytes)) for row in found.rows()},
             title=f"\nMemory of a step of {self._sequences} x {seq_len:,} tokens, {precision}, at its peak ({found.peak.name})",
         )
 
-    def _show_serving(self, lines: list[Line], where: str, device: Device) -> None:
-        title = f"\nServing on {where}, {device.half_precision}, the roofline's seconds"
-        show([(line.label, line.show(line.value)) for line in lines], title)
+    def _show_serving(self, figures: list[Figure], where: str, device: Device) -> None:
+        title = f"\nServing on {where}, {device.half_precision}: the roofline's seconds, which no kernel beats and good ones come near"
+        show(_pairs(figures), title)
 
-    def _serving(self, config: ModelConfig, cluster: Cluster) -> list[Line]:
+    def _serving(self, config: ModelConfig, cluster: Cluster) -> list[Figure]:
         """Figures of answering on devices that are taken as one."""
         prompt = min(1000, max(1, config.context_length // 2)) if self.prompt_tokens is None else self.prompt_tokens
         answer = min(self.new_tokens, max(1, config.context_length - prompt))
@@ -299,22 +301,22 @@ class CostOf:
         grown = two - first  # a linear mixer keeps as much after one token as after many
         cached = f"weights and {self.serve_batch} x {requests.length:,} tokens of cache"
         return [
-            Line("weights_bytes", "weights", serving.weights_bytes, format_bytes),
-            Line("cache_bytes_per_token", "cache of a token", grown, format_bytes),
-            *([Line("state_bytes", "state of a sequence, however long", first - grown, format_bytes)] if first > grown else []),
-            Line("serving_bytes", cached, serving.memory_bytes, _fits(serving.device.memory_bytes)),
-            Line("prefill_flops", "FLOPs of a prompt", serving.cost.tree.forward_flops, format_flops),
-            Line("decode_flops", "FLOPs of the last token", serving.cost.decoding(requests.length).forward_flops, format_flops),
-            Line("seconds_to_first_token", "time to first token", serving.seconds_to_first_token, format_seconds),
-            Line("seconds_per_output_token", "time per output token", serving.seconds_per_output_token, format_seconds),
-            Line("tokens_per_s", "tokens/s, all sequences", serving.tokens_per_s, "{:,.0f}".format),
-            Line("usd_per_million_tokens", "a million tokens decoded", serving.usd_per_million_tokens, format_usd),
-            Line("compute_bound_batch", "compute-bound from a batch of", serving.compute_bound_batch, "{:,.0f}".format),
-            Line("largest_batch", "largest batch that fits", serving.largest_batch, "{:,}".format),
+            Figure("weights_bytes", "weights", serving.weights_bytes, format_bytes),
+            Figure("cache_bytes_per_token", "cache of a token", grown, format_bytes),
+            *([Figure("state_bytes", "state of a sequence, however long", first - grown, format_bytes)] if first > grown else []),
+            Figure("serving_bytes", cached, serving.memory_bytes, _fits(serving.device.memory_bytes)),
+            Figure("prefill_flops", "FLOPs of a prompt", serving.cost.tree.forward_flops, format_flops),
+            Figure("decode_flops", "FLOPs of the last token", serving.cost.decoding(requests.length).forward_flops, format_flops),
+            Figure("seconds_to_first_token", "time to first token", serving.seconds_to_first_token, format_seconds),
+            Figure("seconds_per_output_token", "time per output token", serving.seconds_per_output_token, format_seconds),
+            Figure("tokens_per_s", "tokens/s, all sequences", serving.tokens_per_s, "{:,.0f}".format),
+            Figure("usd_per_million_tokens", "a million tokens decoded", serving.usd_per_million_tokens, format_usd),
+            Figure("compute_bound_batch", "compute-bound from a batch of", serving.compute_bound_batch, "{:,.0f}".format),
+            Figure("largest_batch", "largest batch that fits", serving.largest_batch, "{:,}".format),
         ]
 
 
-class Line(NamedTuple):
+class Figure(NamedTuple):
     """One figure, for people and for machines."""
 
     name: str
@@ -325,6 +327,11 @@ class Line(NamedTuple):
     """The figure."""
     show: Callable[[float], str]
     """How it is written."""
+
+
+def _pairs(figures: list[Figure]) -> Pairs:
+    """Figures as they are shown."""
+    return [(figure.label, figure.show(figure.value)) for figure in figures]
 
 
 def _fits(limit: float) -> Callable[[float], str]:

@@ -70,6 +70,13 @@ def _sum(sent: Sent, column: str) -> float:
     return sum(getattr(sent, group) for group in GROUPS[column])
 
 
+def memory_title(step: Step) -> str:
+    """Whose memory ``memory_rows`` shows, and in which types it is held."""
+    types = "all in fp32" if step.spread.run.precision == "fp32" else f"{step.cluster.precision} with fp32 masters beside it"
+    stage = f", in stage {step.spread.held.stage + 1} of {step.layout.pipeline}" if step.layout.pipeline > 1 else ""
+    return f"Memory of the fullest device{stage}: {types}"
+
+
 def memory_rows(step: Step) -> Rows:
     """What the bytes of the fullest device are for."""
     held = step.spread.held

@@ -33,7 +33,7 @@ from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
 from groundup.account.rules import bytes_per_token, figures
 from groundup.cli_flags import check_above_zero, check_counts, check_picture, check_share, refuse_without_part
-from groundup.cli_layout import Pairs, Rows, memory_rows, run_figures, show, step_figures, waiting_rows
+from groundup.cli_layout import Pairs, Rows, memory_rows, memory_title, run_figures, show, step_figures, waiting_rows
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 from groundup.model.shape import open_shape
@@ -181,7 +181,7 @@ class PlanOf:
         )
         show(layout_rows(fit.steps), "\nLayouts, the best of each kind")
         show(waiting_rows(fit.steps[0]), f"\nTime of a step, {fit.steps[0].layout}")
-        show(memory_rows(fit.steps[0]), "\nMemory of its fullest device")
+        show(memory_rows(fit.steps[0]), f"\n{memory_title(fit.steps[0])}")
         gained = self._gain(run, n, law, each, unique)
         return {"question": "train", "law": law.name, "loss": loss} | training_figures(fit) | gained
 

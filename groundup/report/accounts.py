@@ -14,9 +14,10 @@ from groundup.account.budget import format_flops
 from groundup.account.cluster import Step
 from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN, LAWS
 from groundup.account.layout import Layout
+from groundup.account.memory import Moment
 from groundup.account.roofline import StepTime, Timed
 from groundup.account.rules import figures
-from groundup.account.shares import NAMES, SizeShares, Stage
+from groundup.account.shares import NAMES, SizeShares
 from groundup.report.figure import (
     BLUE,
     CYCLE,
@@ -53,14 +54,14 @@ BILLION = 1e9
 
 
 def save_accounts(
-    path: Path, name: str, parameters: int, sizes: Sequence[SizeShares], stages: Sequence[Stage], timed: StepTime, *, step: str
+    path: Path, name: str, parameters: int, sizes: Sequence[SizeShares], moments: Sequence[Moment], timed: StepTime, *, step: str
 ) -> Path:
     """Writes the three charts side by side; UsageError for a file that is neither .png nor .svg."""
 
     def paint(figure: Figure) -> None:
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
         paint_shares(left, sizes, name, parameters)
-        paint_stages(middle, stages, step)
+        paint_moments(middle, moments, step)
         paint_roofline(right, timed)
 
     return save(path, paint, (16.0, 4.4))
@@ -159,15 +160,15 @@ def paint_shares(axes: Axes, sizes: Sequence[SizeShares], name: str, parameters:
         )
 
 
-def paint_stages(axes: Axes, stages: Sequence[Stage], step: str) -> None:
+def paint_moments(axes: Axes, moments: Sequence[Moment], step: str) -> None:
     """Stacked bytes over the moments of a step, its phases named below."""
-    x = list(range(len(stages)))
-    names = list(dict.fromkeys(name for stage in stages for name in stage.categories))
-    columns = {name: [stage.categories.get(name, 0) / BILLION for stage in stages] for name in names}
+    x = list(range(len(moments)))
+    names = list(dict.fromkeys(name for moment in moments for name in moment.categories))
+    columns = {name: [moment.categories.get(name, 0) / BILLION for moment in moments] for name in names}
     columns = {name: column for name, column in columns.items() if any(column)}
     spare = itertools.cycle(SPARE_COLOURS)
     _stack(axes, x, columns, {name: BYTE_COLOURS.get(name) or next(spare) for name in columns})
-    totals = [sum(stage.categories.values()) / BILLION for stage in stages]
+    totals = [sum(moment.categories.values()) / BILLION for moment in moments]
     axes.set(xlim=(0, x[-1]), ylim=(0, 1.12 * max(totals)), ylabel="memory (GB)")
     axes.set_title(f"Memory of a step: {step}")
     at = max(x, key=totals.__getitem__)
@@ -175,8 +176,8 @@ def paint_stages(axes: Axes, stages: Sequence[Stage], step: str) -> None:
     axes.annotate(
         f"peak {totals[at]:.3g} GB", (at, totals[at]), xytext=(0, 5), textcoords="offset points", ha=side, color=INK, fontweight="bold"
     )
-    starts = [i for i in x if i == 0 or stages[i].phase != stages[i - 1].phase]
-    spans = [(start, stop, stages[start].phase) for start, stop in itertools.pairwise([*starts, x[-1] + 1])]
+    starts = [i for i in x if i == 0 or moments[i].name != moments[i - 1].name]
+    spans = [(start, stop, moments[start].name) for start, stop in itertools.pairwise([*starts, x[-1] + 1])]
     wide = [span for span in spans if span[1] - span[0] > 0.06 * len(x)]
     axes.set_xticks([(start + stop - 1) / 2 for start, stop, _ in wide], [phase for *_, phase in wide])
     for start in starts[1:]:

@@ -40,13 +40,13 @@ def test_shares_are_the_cost_trees():
 
 
 def test_a_step_climbs_to_the_loss_and_is_the_memorys_timeline_from_there():
-    stages = step_timeline(MODEL, Training(256, 2, run=GPU, matrices="adamw"))
+    moments = step_timeline(MODEL, Training(256, 2, run=GPU, matrices="adamw"))
     timeline = training_memory(MODEL, Training(256, 2, run=GPU, matrices="adamw")).timeline
-    forward = [stage for stage in stages if stage.phase == "forward"]
-    assert len(forward) == 31 and [stage.categories for stage in stages[31:]] == [moment.categories for moment in timeline]
-    kept = [stage.categories["activations"] for stage in forward]
+    forward = [moment for moment in moments if moment.name == "forward"]
+    assert len(forward) == 31 and [moment.categories for moment in moments[31:]] == [moment.categories for moment in timeline]
+    kept = [moment.categories["activations"] for moment in forward]
     assert kept == sorted(kept) and kept[-1] == timeline[0].categories["activations"] and kept[0] < 0.1 * kept[-1]
-    assert [phase for phase in dict.fromkeys(stage.phase for stage in stages)] == ["forward", "loss", "backward", "optimizer"]
+    assert [phase for phase in dict.fromkeys(moment.name for moment in moments)] == ["forward", "loss", "backward", "optimizer"]
 
 
 @pytest.mark.parametrize(
