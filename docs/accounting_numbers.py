@@ -162,7 +162,7 @@ def published_table() -> str:
         where = f"{published.devices:,} {published.device.upper()}"
         measured_mfu = share(step.mfu * step.seconds / published.seconds)
         rows.append((published.name, where, step.layout, published.recompute, *found, measured_mfu, published.source))
-    return table(("model", "devices", "layout", "recomputed", "published", "predicted", "ratio", "published is", "source"), rows)
+    return table(("model", "devices", "layout", "recomputed", "published", "predicted", "ratio", "published MFU", "source"), rows)
 
 
 def published_errors() -> str:
@@ -227,7 +227,7 @@ def published_layout_table() -> str:
 
 
 def sent_table() -> str:
-    """What each part of a layer sends in a step, by kind of layer: bytes of a token and layer, forward and backward."""
+    """What each part of a layer sends in a step, by kind of layer: bytes of one sequence and layer, forward and backward."""
     layouts = {"tensor 8": Layout(tensor=8), "data 8 (ZeRO-1)": Layout(data=8, zero=1), "data 8 (expert 8)": Layout(data=8, expert=8)}
     rows = []
     for model, layer in (("llama-3.1-8b", 0), ("mixtral-8x7b", 0), ("deepseek-v3", 60)):

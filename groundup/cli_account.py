@@ -81,8 +81,7 @@ class CostOf:
     batch_size: int | None = None
     """Sequences of a training step's micro-batch (default: 8, or with --layout one of each replica)."""
     layout: str | None = None
-    """How a step is spread over devices, such as "data 8 zero 1 tensor 4 pipeline 2 expert 8", as `groundup plan` prints it, or dp8 tp4:
-    what they then send, hold and wait for."""
+    """What many devices send, hold and wait for: "data 8 zero 1 tensor 4 pipeline 2 expert 8", as `groundup plan` prints it, or dp8 tp4."""
     micro_batches: int | None = None
     """Micro-batches of a step with --layout (default: as many as the planner would take)."""
     matrices: Literal["muon", "adamw", "sgd", "soap"] = "adamw"

@@ -166,9 +166,9 @@ class PlanOf:
             print(f"wrote {self.plot}\n")
         each = min(BYTES_PER_TOKEN, bytes_per_token(config.vocab_size))
         unique = math.inf if self.text is None else parse_bytes(self.text) / each
-        n, run = figures(config, fit.counted.seq_len).law_parameters, fit.training
+        n, run = figures(config, fit.cost.seq_len).law_parameters, fit.training
         loss = law.loss(n, run.tokens, unique)
-        idle = fit.counted.active_parameters < fit.counted.parameters
+        idle = fit.cost.active_parameters < fit.cost.parameters
         of_experts = "; a law of dense models, N being what a token meets" if idle else ""
         show(
             [
@@ -191,7 +191,7 @@ class PlanOf:
         show(training_pairs(fit, self.mfu), f"The largest model that trains on {cluster}")
         show(size_rows(sizes, fit.config), "\nSizes")
         show(layout_rows(fit.steps, 7), "\nLayouts")
-        gained = self._gain(fit.training, figures(fit.config, fit.counted.seq_len).law_parameters, law, BYTES_PER_TOKEN, math.inf)
+        gained = self._gain(fit.training, figures(fit.config, fit.cost.seq_len).law_parameters, law, BYTES_PER_TOKEN, math.inf)
         return gained | {"question": "largest", "d_model": fit.config.d_model, "n_layers": len(fit.config.layers)} | training_figures(fit)
 
     def _serve(self, cluster: Cluster) -> dict[str, Any]:
@@ -228,11 +228,11 @@ def training_pairs(fit: Fit, mfu: float | None) -> Pairs:
     """What a run takes, for people."""
     run, step, device = fit.training, fit.steps[0], fit.steps[0].cluster.device
     whence = f"{step.cluster.kernel_share:.1%} while computing by the roofline, less what the layout costs" if mfu is None else "given"
-    a_parameter = "an active parameter" if fit.counted.active_parameters < fit.counted.parameters else "a parameter"
+    a_parameter = "an active parameter" if fit.cost.active_parameters < fit.cost.parameters else "a parameter"
     return [
         ("model", model_line(fit)),
-        ("tokens", f"{format_count(run.tokens)}, {run.tokens / fit.counted.active_parameters:.1f} {a_parameter}"),
-        ("FLOPs", f"{format_flops(run.flops)}, {format_flops(fit.counted.flops_per_token_training)} a token"),
+        ("tokens", f"{format_count(run.tokens)}, {run.tokens / fit.cost.active_parameters:.1f} {a_parameter}"),
+        ("FLOPs", f"{format_flops(run.flops)}, {format_flops(fit.cost.flops_per_token_training)} a token"),
         ("layout", f"{step.layout}; micro-batch {step.workload.batch_size}, {AGAIN[step.spread.run.recompute]} recomputed"),
         ("memory", f"{format_bytes(step.n_bytes)} of {format_bytes(step.cluster.memory_limit)} a device"),
         ("step", f"{format_count(step.tokens)} tokens in {format_seconds(step.seconds)}"),
@@ -258,7 +258,7 @@ def best_pairs(best: BestModel, mfu: float | None) -> Pairs:
 
 def model_line(fit: Fit) -> str:
     """A model's shape in a line."""
-    c, counted = fit.config, fit.counted
+    c, counted = fit.config, fit.cost
     active = f", {format_count(counted.active_parameters)} for a token" if counted.active_parameters < counted.parameters else ""
     shape = f"{len(c.layers)} layers of width {c.d_model:,}, vocabulary {c.vocab_size:,}"
     return f"{format_count(counted.parameters)} parameters{active}: {shape}"
@@ -377,4 +377,4 @@ def gain_row(name: str, usd: float, seconds: float, gain: Gain, law: LossLaw, ea
 
 def training_figures(fit: Fit) -> dict[str, Any]:
     """What a run takes, for machines."""
-    return {"parameters": fit.counted.parameters} | run_figures(fit.training) | step_figures(fit.training.step)
+    return {"parameters": fit.cost.parameters} | run_figures(fit.training) | step_figures(fit.training.step)

@@ -86,8 +86,8 @@ class Fit:
 
     config: ModelConfig
     """The model."""
-    counted: Cost
-    """Its count."""
+    cost: Cost
+    """Its cost tree, of training."""
     steps: Sequence[Step]
     """The best step of each kind of layout."""
     training: TrainedRun

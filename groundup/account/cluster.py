@@ -376,7 +376,7 @@ def best_steps(counted: Counted, cluster: Cluster, *, batch_size: int) -> list[S
     if not kinds:
         raise UsageError(
             f"{cluster.devices} devices cannot share a step of {batch_size} sequences of a model of {len(counted.config.layers)} layers: "
-            f"give fewer devices, or a larger --batch-tokens"
+            f"give fewer devices, or for a given model a larger --batch-tokens"
         )
     return sorted(kinds.values(), key=_rank)
 

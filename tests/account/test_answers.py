@@ -112,7 +112,7 @@ def test_the_largest_model_fits_and_the_next_does_not():
     best = next(i for i, size in enumerate(sizes) if size.config == fit.config)
     assert sizes[best].fits and not any(size.fits for size in sizes[best + 1 :]) and sizes[best + 1 :]
     assert holds(Counted(fit.config, 2048), h100(1)) and fit.steps[0].fits
-    assert largest_model(h100(8), seq_len=2048)[1].counted.parameters > 4 * fit.counted.parameters
+    assert largest_model(h100(8), seq_len=2048)[1].cost.parameters > 4 * fit.cost.parameters
 
 
 def test_more_context_leaves_room_for_fewer_sequences():
