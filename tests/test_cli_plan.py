@@ -111,6 +111,7 @@ REFUSED = {
     "tokens of nothing": ("--tokens 1B --budget 1d", "--tokens"),
     "tokens that are none": (f"{MODEL} --tokens many", "many"),
     "no tokens": (f"{MODEL} --tokens 0B", "above zero"),
+    "text that is tokens": ("--budget 1d --text 10B", "less than a kilobyte"),
     "text without a unit": ("--budget 1d --text 10", "no unit"),
     "a gain without a percent sign": (f"{MODEL} --gain 5", "no unit"),
     "no gain, of what would not fit": ("llama-3.1-70b --gain 0%", "'0%' is not above zero"),
