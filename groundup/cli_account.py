@@ -55,6 +55,7 @@ from groundup.errors import UsageError
 from groundup.model.shape import open_shape
 
 SHOWN = {"cost": "what one device takes", "layout": "what many devices take", "conventions": "how others count"}
+"""What each way of asking shows, in the words of a refusal."""
 USES = {
     "cost": {
         *("batch_size", "matrices", "recompute", "tokens", "mfu", "prompt_tokens", "new_tokens", "serve_batch", "weights_in", "cache_in"),
@@ -68,6 +69,7 @@ USES = {
 }
 """Flags that have a part in what is shown."""
 ANYWHERE = {"seq_len", "device", "devices", "json", "debug"}
+"""Flags that have one in all of them."""
 
 
 @dataclass(frozen=True)
