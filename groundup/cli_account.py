@@ -115,7 +115,7 @@ class CostOf:
     conventions: bool = False
     """Show the same run's FLOPs and utilization as others count them, and who does."""
     plot: Path | None = None
-    """Write a picture of FLOP shares by model size and of the memory of a step here (.png or .svg)."""
+    """Write a picture here (.png or .svg): FLOP shares by model size, the memory of a step, and its parts under the roofline."""
     tokens_per_s: float | None = None
     """Measured speed of training for --conventions (default: what --mfu comes to, or the roofline predicts)."""
     json: bool = False
