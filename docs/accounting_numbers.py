@@ -25,7 +25,7 @@ from groundup.account import (
 )
 from groundup.account.activations import Graph, layer_activation_bytes
 from groundup.account.answers import worth
-from groundup.account.cluster import Cluster, Step, best_steps, network_of, take_step
+from groundup.account.cluster import Cluster, Step, best_steps, take_step
 from groundup.account.conventions import conventions
 from groundup.account.execution import Recompute
 from groundup.account.inference import Serving, cache_bytes
@@ -162,7 +162,7 @@ def published_table() -> str:
         where = f"{published.devices:,} {published.device.upper()}"
         measured_mfu = share(step.mfu * step.seconds / published.seconds)
         rows.append((published.name, where, step.layout, published.recompute, *found, measured_mfu, published.source))
-    return table(("model", "devices", "layout", "recomputed", "published", "predicted", "ratio", "published is", "source"), rows)
+    return table(("model", "devices", "layout", "recomputed", "published", "predicted", "ratio", "published MFU", "source"), rows)
 
 
 def published_errors() -> str:
@@ -180,8 +180,8 @@ def published_memory() -> str:
 @cache
 def on_h100(name: str, devices: int) -> tuple[Counted, Cluster]:
     """A known model on sequences of 4,096, and so many devices."""
-    h100, counted = find_device("h100"), Counted(known_model(name), 4096)
-    return counted, Cluster(h100, devices, network_of("h100", h100), ceilings=find_ceilings("h100")).for_model(counted)
+    counted = Counted(known_model(name), 4096)
+    return counted, Cluster.of("h100", devices).for_model(counted)
 
 
 def steps_table(steps: list[Step]) -> str:
@@ -227,7 +227,7 @@ def published_layout_table() -> str:
 
 
 def sent_table() -> str:
-    """What each part of a layer sends in a step, by kind of layer: bytes of a token and layer, forward and backward."""
+    """What each part of a layer sends in a step, by kind of layer: bytes of one sequence and layer, forward and backward."""
     layouts = {"tensor 8": Layout(tensor=8), "data 8 (ZeRO-1)": Layout(data=8, zero=1), "data 8 (expert 8)": Layout(data=8, expert=8)}
     rows = []
     for model, layer in (("llama-3.1-8b", 0), ("mixtral-8x7b", 0), ("deepseek-v3", 60)):
@@ -322,7 +322,7 @@ def serving_table() -> str:
         layers = tuple(replace(x, mixer=replace(x.mixer, n_kv_heads=n_kv_heads)) for x in config.layers)
         config = replace(config, layers=layers)
         for batch in (1, 64, 256):
-            s = Serving(config, Inference(1023, 1, batch), find_device("h100"))
+            s = Serving(config, Inference(1023, 1, batch), Cluster.of("h100").as_one())
             fits = "" if s.memory_bytes < s.device.memory_bytes else " (does not fit)"
             seconds = s.seconds_per_token(1024)
             each = f"{cache_bytes(config, 1):,.0f}"

@@ -39,14 +39,16 @@ class Doctor:
         """Measures, stores and prints."""
         import torch
 
+        from groundup.account import usable_cores
         from groundup.account.measured import save_measured
         from groundup.kernels.choices import kernel_choices
         from groundup.parallel.data import join_world, leave_world
         from groundup.train.ceilings import examine
 
         if self.threads is not None:
-            if self.threads < 1:
-                raise UsageError(f"--threads {self.threads}: give at least 1")
+            cores = usable_cores()
+            if not 1 <= self.threads <= cores:
+                raise UsageError(f"--threads {self.threads}: give at least 1 and at most {cores}, the cores that this process may run on")
             torch.set_num_threads(self.threads)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise UsageError("--device cuda: PyTorch finds no GPU here; leave it out to measure the processor")

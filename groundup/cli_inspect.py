@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from groundup.account import CPU, Cost, cost, format_bytes, format_count, format_flops, total_memory_bytes, training_memory
 from groundup.account.inference import cache_bytes
 from groundup.account.workload import Training
-from groundup.cli_account import Line, tree_rows
+from groundup.cli_account import Figure, tree_rows
 from groundup.config import ModelConfig, from_dict
 from groundup.errors import GroundupError, UsageError
 
@@ -44,7 +44,7 @@ class Inspect:
         found = _of_run(Path(self.model)) if (Path(self.model) / "manifest.json").exists() else _of_pretrained(self.model)
         pairs = [(name.replace("_", " "), _said(value)) for name, value in found.facts.items()]
         show_pairs(pairs, title=self.model)
-        needs: list[Line] = []
+        needs: list[Figure] = []
         if found.config is not None:
             counted = cost(found.config, Training(min(TRAINED_TOKENS, found.config.context_length)))
             needs = _needs(counted)
@@ -146,18 +146,18 @@ def _tokenizer(tokenizer: Any) -> str:
     return f"{tokenizer.vocab_size:,} tokens, {how}{pattern}, {len(tokenizer.special_tokens)} special"
 
 
-def _needs(counted: Cost) -> list[Line]:
+def _needs(counted: Cost) -> list[Figure]:
     """What it takes to run the model and to train it on this machine's processor, in fp32."""
     config, parameters, seq_len = counted.config, counted.parameters, counted.seq_len
     half = counted.decoding(max(1, config.context_length // 2)).forward_flops
     training = training_memory(config, Training(seq_len, run=CPU, matrices="adamw")).peak_bytes
     return [
-        Line("parameters", "parameters", parameters, format_count),
-        Line("weights_bytes", "weights", 4 * parameters, _fits),
-        Line("weights_16_bit_bytes", "weights in 16 bits", 2 * parameters, _fits),
-        Line("cache_bytes", "cache of a full context", cache_bytes(config, config.context_length, 4.0), _fits),
-        Line("decode_flops", "FLOPs of a token at half the context", half, format_flops),
-        Line("training_bytes", f"a training step of {seq_len:,} tokens with AdamW", training, _fits),
+        Figure("parameters", "parameters", parameters, format_count),
+        Figure("weights_bytes", "weights", 4 * parameters, _fits),
+        Figure("weights_16_bit_bytes", "weights in 16 bits", 2 * parameters, _fits),
+        Figure("cache_bytes", "cache of a full context", cache_bytes(config, config.context_length, 4.0), _fits),
+        Figure("decode_flops", "FLOPs of a token at half the context", half, format_flops),
+        Figure("training_bytes", f"a training step of {seq_len:,} tokens with AdamW", training, _fits),
     ]
 
 

@@ -9,6 +9,7 @@ from groundup.account import Cost, cost, format_bytes, format_count, format_flop
 from groundup.account.answers import TrainedRun
 from groundup.account.cluster import Step
 from groundup.account.cost import Row
+from groundup.account.layout import Layout
 from groundup.account.traffic import Sent
 
 Pairs = list[tuple[str, str]]
@@ -27,19 +28,26 @@ WAITS = {
 
 
 def show(content: Pairs | Rows, title: str) -> None:
-    """Pairs or rows as a table under a line of its own, which a narrow table would fold."""
+    """Pairs or rows as a table under its title."""
     from groundup.terminal import show_pairs, show_rows
 
-    print(title)
     if content and isinstance(content[0], dict):
-        show_rows(content)  # type: ignore[arg-type]
+        show_rows(content, title=title)  # type: ignore[arg-type]
     else:
-        show_pairs(content, title="")  # type: ignore[arg-type]
+        show_pairs(content, title=title)  # type: ignore[arg-type]
 
 
 def counted_in(step: Step) -> Cost:
     """The model's cost on the step's workload: its tree says what each component sends."""
     return cost(step.spread.counted.config, step.workload)
+
+
+def sent_title(counted: Cost, layout: Layout) -> str:
+    """What ``sent_rows`` has, in words."""
+    if not any(counted.sent):
+        return "parameters and FLOPs; nothing is sent"
+    each = "a device" if layout.pipeline == 1 else f"a device of each of {layout.pipeline} stages"
+    return f"parameters, FLOPs, and the bytes that {each} sends in a step, by whom they go to"
 
 
 def sent_rows(counted: Cost) -> Rows:
@@ -60,6 +68,13 @@ def sent_rows(counted: Cost) -> Rows:
 
 def _sum(sent: Sent, column: str) -> float:
     return sum(getattr(sent, group) for group in GROUPS[column])
+
+
+def memory_title(step: Step) -> str:
+    """Whose memory ``memory_rows`` shows, and in which types it is held."""
+    types = "all in fp32" if step.spread.run.precision == "fp32" else f"{step.cluster.precision} with fp32 masters beside it"
+    stage = f", in stage {step.spread.held.stage + 1} of {step.layout.pipeline}" if step.layout.pipeline > 1 else ""
+    return f"Memory of the fullest device{stage}: {types}"
 
 
 def memory_rows(step: Step) -> Rows:

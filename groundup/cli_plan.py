@@ -12,7 +12,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from groundup.account import find_ceilings, find_device, format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
+from groundup.account import format_bytes, format_count, format_flops, format_seconds, format_usd, parse_budget
 from groundup.account.answers import (
     BestModel,
     Capacity,
@@ -27,12 +27,13 @@ from groundup.account.answers import (
     worth,
 )
 from groundup.account.budget import parse_bytes, parse_percent, parse_tokens
-from groundup.account.cluster import Cluster, Step, network_of
+from groundup.account.cluster import Cluster, Step
 from groundup.account.inference import HELD_BYTES, HeldAs
 from groundup.account.law import LossLaw, find_law
 from groundup.account.published import BYTES_PER_TOKEN, PUBLISHED_RUNS
 from groundup.account.rules import bytes_per_token, figures
-from groundup.cli_layout import Pairs, Rows, memory_rows, run_figures, show, step_figures, waiting_rows
+from groundup.cli_flags import check_above_zero, check_counts, check_picture, check_share, refuse_without_part
+from groundup.cli_layout import Pairs, Rows, memory_rows, memory_title, run_figures, show, step_figures, waiting_rows
 from groundup.config import ModelConfig
 from groundup.errors import UsageError
 from groundup.model.shape import open_shape
@@ -45,7 +46,7 @@ ASKS = {
 }
 USES = {
     "best": {"budget", "text", "law", "mfu", "gain", "plot"},
-    "train": {"model", "budget", "tokens", "text", "law", "mfu", "seq_len", "batch_tokens", "gain"},
+    "train": {"model", "budget", "tokens", "text", "law", "mfu", "seq_len", "batch_tokens", "gain", "plot"},
     "largest": {"largest", "law", "mfu", "seq_len", "gain"},
     "serve": {"model", "serve", "weights_in", "cache_in"},
 }
@@ -63,7 +64,7 @@ class PlanOf:
     budget: str | None = None
     """Time (3d), money (1000usd) or FLOPs (1e21flop): which model is best, or on how many tokens MODEL trains."""
     tokens: str | None = None
-    """Tokens to train MODEL on, such as 15T (default: 20 a parameter, Hoffmann et al. 2022)."""
+    """Tokens to train MODEL on, such as 15T (default: 20 for each parameter that works on a token, Hoffmann et al. 2022)."""
     text: str | None = None
     """Text that there is, such as 10GB (default: more than the budget reads)."""
     largest: bool = False
@@ -91,7 +92,7 @@ class PlanOf:
     gain: str | None = None
     """What a gain in efficiency such as 5% is worth, on this run and on famous ones."""
     plot: Path | None = None
-    """Write a picture of how --budget was divided between parameters and tokens here (.png or .svg)."""
+    """Write a picture here (.png or .svg): how --budget was divided between parameters and tokens, or of MODEL the layouts tried."""
     json: bool = False
     """Print one machine-readable last line."""
     debug: bool = False
@@ -101,11 +102,10 @@ class PlanOf:
         """Prints the answer to the question that the flags ask."""
         answers = {"best": self._best, "train": self._train, "largest": self._largest, "serve": self._serve}
         answer = answers[self._question()]
-        device = find_device(self.device)
+        cluster = Cluster.of(self.device, self.devices)
         if self.usd_per_hour is not None:
-            device = dataclasses.replace(device, usd_per_hour=self.usd_per_hour, price_source="given")
-        network, ceilings = network_of(self.device, device), find_ceilings(self.device)
-        cluster = Cluster(device, self.devices, network, device.half_precision, ceilings=ceilings)
+            rented = dataclasses.replace(cluster.device, usd_per_hour=self.usd_per_hour, price_source="given")
+            cluster = dataclasses.replace(cluster, device=rented)
         cluster.check()
         found = answer(cluster)
         if self.json:
@@ -118,19 +118,16 @@ class PlanOf:
         if self.model is None and not (self.budget or self.largest):
             raise UsageError("say what to plan: --budget 3d, a model such as llama-3.1-8b, or --largest")
         question = "largest" if self.largest else "serve" if self.serve else "best" if self.model is None else "train"
-        used = USES[question] | ANYWHERE
-        extra = [f.name for f in dataclasses.fields(self) if f.name not in used and getattr(self, f.name) != f.default]
-        if extra:
-            name = "the model" if extra[0] == "model" else "--" + extra[0].replace("_", "-")
-            raise UsageError(f"{name} has no part in {ASKS[question]}: leave it out")
+        refuse_without_part(self, USES[question] | ANYWHERE, ASKS[question])
         if self.budget and self.tokens:
             raise UsageError("--budget and --tokens both say how long to train: give one")
-        if self.mfu is not None and not 0 < self.mfu <= 1:
-            raise UsageError(f"--mfu {self.mfu}: give a share of the peak, above 0 and at most 1")
-        if self.usd_per_hour is not None and not 0 < self.usd_per_hour < math.inf:
-            raise UsageError(f"--usd-per-hour {self.usd_per_hour}: give a price above 0")
-        if self.seq_len is not None and self.seq_len < 1:
-            raise UsageError(f"--seq-len {self.seq_len}: give at least 1")
+        check_share(self, "mfu")
+        check_above_zero(self, "usd_per_hour", "a price")
+        check_counts(self, ("seq_len", "devices"))
+        check_picture(self.plot)
+        for text, parse in ((self.budget, parse_budget), (self.tokens, parse_tokens), (self.text, parse_bytes), (self.gain, parse_percent)):
+            if text is not None:
+                parse(text)  # what is no amount is refused before anything is counted
         return question
 
     def _best(self, cluster: Cluster) -> dict[str, Any]:
@@ -162,16 +159,21 @@ class PlanOf:
             batch_tokens=None if self.batch_tokens is None else parse_tokens(self.batch_tokens, "--batch-tokens"),
             mfu=self.mfu,
         )
+        if self.plot is not None:
+            from groundup.report.accounts import save_layouts
+
+            save_layouts(self.plot, Path(str(self.model)).name, fit)
+            print(f"wrote {self.plot}\n")
         each = min(BYTES_PER_TOKEN, bytes_per_token(config.vocab_size))
         unique = math.inf if self.text is None else parse_bytes(self.text) / each
-        n, run = figures(config, fit.counted.seq_len).law_parameters, fit.training
+        n, run = figures(config, fit.cost.seq_len).law_parameters, fit.training
         loss = law.loss(n, run.tokens, unique)
-        idle = fit.counted.active_parameters < fit.counted.parameters
+        idle = fit.cost.active_parameters < fit.cost.parameters
         of_experts = "; a law of dense models, N being what a token meets" if idle else ""
         show(
             [
                 *training_pairs(fit, self.mfu),
-                ("text", text_line(run.tokens, fit.counted.parameters, unique)),
+                ("text", text_line(run.tokens, unique)),
                 ("predicted loss", loss_line(law, loss, each) + of_experts),
                 *law_pairs(law),
             ],
@@ -179,7 +181,7 @@ class PlanOf:
         )
         show(layout_rows(fit.steps), "\nLayouts, the best of each kind")
         show(waiting_rows(fit.steps[0]), f"\nTime of a step, {fit.steps[0].layout}")
-        show(memory_rows(fit.steps[0]), "\nMemory of its fullest device")
+        show(memory_rows(fit.steps[0]), f"\n{memory_title(fit.steps[0])}")
         gained = self._gain(run, n, law, each, unique)
         return {"question": "train", "law": law.name, "loss": loss} | training_figures(fit) | gained
 
@@ -189,7 +191,7 @@ class PlanOf:
         show(training_pairs(fit, self.mfu), f"The largest model that trains on {cluster}")
         show(size_rows(sizes, fit.config), "\nSizes")
         show(layout_rows(fit.steps, 7), "\nLayouts")
-        gained = self._gain(fit.training, figures(fit.config, fit.counted.seq_len).law_parameters, law, BYTES_PER_TOKEN, math.inf)
+        gained = self._gain(fit.training, figures(fit.config, fit.cost.seq_len).law_parameters, law, BYTES_PER_TOKEN, math.inf)
         return gained | {"question": "largest", "d_model": fit.config.d_model, "n_layers": len(fit.config.layers)} | training_figures(fit)
 
     def _serve(self, cluster: Cluster) -> dict[str, Any]:
@@ -226,10 +228,11 @@ def training_pairs(fit: Fit, mfu: float | None) -> Pairs:
     """What a run takes, for people."""
     run, step, device = fit.training, fit.steps[0], fit.steps[0].cluster.device
     whence = f"{step.cluster.kernel_share:.1%} while computing by the roofline, less what the layout costs" if mfu is None else "given"
+    a_parameter = "an active parameter" if fit.cost.active_parameters < fit.cost.parameters else "a parameter"
     return [
         ("model", model_line(fit)),
-        ("tokens", f"{format_count(run.tokens)}, {run.tokens / fit.counted.parameters:.1f} a parameter"),
-        ("FLOPs", f"{format_flops(run.flops)}, {format_flops(fit.counted.flops_per_token_training)} a token"),
+        ("tokens", f"{format_count(run.tokens)}, {run.tokens / fit.cost.active_parameters:.1f} {a_parameter}"),
+        ("FLOPs", f"{format_flops(run.flops)}, {format_flops(fit.cost.flops_per_token_training)} a token"),
         ("layout", f"{step.layout}; micro-batch {step.workload.batch_size}, {AGAIN[step.spread.run.recompute]} recomputed"),
         ("memory", f"{format_bytes(step.n_bytes)} of {format_bytes(step.cluster.memory_limit)} a device"),
         ("step", f"{format_count(step.tokens)} tokens in {format_seconds(step.seconds)}"),
@@ -249,19 +252,19 @@ def best_pairs(best: BestModel, mfu: float | None) -> Pairs:
         left = f"; the text is used up after {best.plan.max_epochs:g} epochs, and the rest of the budget is not spent"
     pairs = [(name, text + left if name == "time" else text) for name, text in training_pairs(best.fit, mfu)]
     each = bytes_per_token(best.plan.model.vocab_size)
-    text = ("text", text_line(best.plan.tokens, best.fit.counted.parameters, best.unique_tokens))
+    text = ("text", text_line(best.plan.tokens, best.unique_tokens))
     return [*pairs, text, ("predicted loss", loss_line(best.law, best.loss, each)), *law_pairs(best.law, best.plan.flops)]
 
 
 def model_line(fit: Fit) -> str:
     """A model's shape in a line."""
-    c, counted = fit.config, fit.counted
+    c, counted = fit.config, fit.cost
     active = f", {format_count(counted.active_parameters)} for a token" if counted.active_parameters < counted.parameters else ""
     shape = f"{len(c.layers)} layers of width {c.d_model:,}, vocabulary {c.vocab_size:,}"
     return f"{format_count(counted.parameters)} parameters{active}: {shape}"
 
 
-def text_line(tokens: float, parameters: float, unique: float) -> str:
+def text_line(tokens: float, unique: float) -> str:
     """How often the text is read."""
     return "plenty: nothing is read twice" if math.isinf(unique) else f"{format_count(unique)} tokens, read {tokens / unique:.2f} times"
 
@@ -374,4 +377,4 @@ def gain_row(name: str, usd: float, seconds: float, gain: Gain, law: LossLaw, ea
 
 def training_figures(fit: Fit) -> dict[str, Any]:
     """What a run takes, for machines."""
-    return {"parameters": fit.counted.parameters} | run_figures(fit.training) | step_figures(fit.training.step)
+    return {"parameters": fit.cost.parameters} | run_figures(fit.training) | step_figures(fit.training.step)

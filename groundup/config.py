@@ -160,6 +160,8 @@ class LatentAttention:
 
 DELTA_CHUNK = 64
 """Tokens that a linear mixer takes at a time."""
+ATTENTION_BLOCK = 128
+"""Queries that attention takes at a time where it is not one kernel."""
 
 
 @dataclass(frozen=True)

@@ -21,33 +21,40 @@ def show_rows(rows: list[dict[str, Any]], *, console: Console | None = None, tit
     if not rows:
         console.print("nothing to show")
         return
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for name in rows[0]:
         table.add_column(str(name), overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row.values()))
-    console.print(table)
+    _print_titled(table, title, console)
 
 
 def show_pairs(pairs: Sequence[tuple[str, str]], *, title: str) -> None:
     """Names and values, a line each."""
-    table, console = Table(box=None, pad_edge=False, show_header=False), Console(highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in pairs:
         table.add_row(name, Text(value))
-    console.print(Text(title, style="italic"), table, sep="\n")  # a table's own title is folded to its width
+    _print_titled(table, title, Console(highlight=False))
+
+
+def _print_titled(table: Table, title: str | None, console: Console) -> None:
+    """A table under its title, which as the table's own would be folded to its width."""
+    if title is not None:
+        console.print(Text(title, style="italic"))
+    console.print(table)
 
 
 def show_bars(values: Mapping[str, tuple[float, str]], *, title: str, width: int = 40, console: Console | None = None) -> None:
     """A horizontal bar for each value above zero, the longest ``width`` characters, with its text and its share of the sum."""
     console = console or Console(highlight=False)
     most, total = max((value for value, _ in values.values()), default=0), sum(value for value, _ in values.values())
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
     for name, (value, text) in values.items():
         if value > 0:
             eighths = round(8 * width * value / most)
             bar = "█" * (eighths // 8) + ("", *"▏▎▍▌▋▊▉")[eighths % 8]
             table.add_row(name, Text(bar or "▏", style="cyan"), text, f"{value / total:.1%}")
-    console.print(table)
+    _print_titled(table, title, console)
 
 
 def visible(token: bytes) -> str:

@@ -7,9 +7,9 @@ import pytest
 
 from groundup import cli
 from groundup.account import cost, find_device, training_memory
+from groundup.account.execution import GPU
 from groundup.account.known import known_model
 from groundup.account.layout import Layout
-from groundup.account.memory import GPU
 from groundup.account.workload import Training
 from groundup.config import to_dict
 
@@ -93,12 +93,22 @@ REFUSED = {
     "more stages than layers": (f"{MODEL} --layout pp31", "pipeline 31 is more stages than the model's 30 layers"),
     "experts that are not there": (f"{MODEL} --layout dp8,ep4", "no experts"),
     "devices that are no layout's": (f"{MODEL} --layout dp4 --devices 8", "is for 4"),
-    "what a layout shows anyway": (f"{MODEL} --layout dp4 --memory", "leave out --memory"),
-    "another optimizer": (f"{MODEL} --layout dp4 --matrices muon", "--matrices muon"),
+    "what a layout shows anyway": (f"{MODEL} --layout dp4 --memory", "--memory has no part in what many devices take: leave it out"),
+    "another optimizer": (f"{MODEL} --layout dp4 --matrices muon", "--matrices has no part"),
     "devices that cannot be joined": (f"{MODEL} --layout dp4 --device m1", "no links"),
     "no micro-batch": (f"{MODEL} --layout dp4 --micro-batches 0", "at least 1"),
-    "micro-batches of no layout": (f"{MODEL} --micro-batches 4", "only with --layout"),
+    "micro-batches of no layout": (f"{MODEL} --micro-batches 4", "or give --layout too"),
+    "a sequence of nothing": (f"{MODEL} --seq-len 0", "--seq-len 0: give at least 1"),
+    "no tokens": (f"{MODEL} --tokens 0", "not above zero"),
+    "tokens that are no number": (f"{MODEL} --tokens nan", "write it like 15T"),
+    "tokens beyond numbers": (f"{MODEL} --tokens 1e999", "beyond all numbers"),
+    "a speed that is no number": (f"{MODEL} --conventions --tokens-per-s nan", "--tokens-per-s nan"),
+    "no prompt": (f"{MODEL} --prompt-tokens 0", "--prompt-tokens 0"),
+    "no answer of a layout": (f"{MODEL} --layout dp2 --new-tokens -1", "--new-tokens -1"),
+    "no picture": (f"{MODEL} --plot x.gif", "x.gif"),
+    "a picture in no folder": (f"{MODEL} --plot nowhere/x.png", "no folder nowhere"),
     "no configuration": ("broken.json", "broken.json"),
+    "a folder without one": (".", ".: a folder without a config.json"),
     "another's configuration": ("other.json", "hidden_size"),
     "no object": ("list.json", "list.json"),
     "a family that is not here": ("rwkv.json", "rwkv"),
@@ -112,8 +122,8 @@ def test_what_cannot_be_is_one_sentence_and_two(capsys, tmp_path, monkeypatch, a
         (tmp_path / f"{name}.json").write_text(text)
     with pytest.raises(SystemExit) as ended:
         cli.main(["cost", *arguments.split()])
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.count("\n") == 1 and names in error
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and printed.err.count("\n") == 1 and names in printed.err and not printed.out
 
 
 def test_a_layout_shows_what_is_sent_held_and_waited_for(capsys):
@@ -130,6 +140,13 @@ def test_a_layout_shows_what_is_sent_held_and_waited_for(capsys):
     assert sum(found["seconds_by_part"].values()) == pytest.approx(found["step_seconds"])
     assert sum(found["memory"].values()) == pytest.approx(found["bytes_per_device"])
     assert found["seconds"] == pytest.approx(1e9 / found["tokens_per_step"] * found["step_seconds"])
+    assert "Serving on 3 x H100 SXM, which share matrices" in printed
+    assert found["largest_batch"] == (3 * int(0.92 * find_device("h100").memory_bytes) - 2 * 134_515_008) // (1200 * 30 * 2 * 3 * 64 * 2)
+
+
+def test_a_mixture_trains_on_twenty_tokens_for_each_active_parameter(capsys):
+    by_cost, by_layout = figures(capsys, "mixtral-8x7b"), figures(capsys, "mixtral-8x7b", "--layout", "dp8 ep8")
+    assert by_cost["training_tokens"] == by_layout["tokens"] == 20 * 12_879_925_248
 
 
 def test_what_goes_to_experts_has_a_column(capsys):

@@ -65,7 +65,7 @@ def test_costs_rest_on_it(capsys, examined):
 
 @pytest.mark.parametrize(
     "arguments, names",
-    [("doctor --threads 0", "--threads 0"), ("cost smollm2-135m --device here", "groundup doctor")]
+    [("doctor --threads 0", "--threads 0"), ("doctor --threads 999999", "at most"), ("cost smollm2-135m --device here", "groundup doctor")]
     + ([] if torch.cuda.is_available() else [("doctor --device cuda", "--device cuda")]),
 )
 def test_what_cannot_be_is_one_sentence_and_two(capsys, tmp_path, monkeypatch, arguments, names):

@@ -111,8 +111,12 @@ REFUSED = {
     "tokens of nothing": ("--tokens 1B --budget 1d", "--tokens"),
     "tokens that are none": (f"{MODEL} --tokens many", "many"),
     "no tokens": (f"{MODEL} --tokens 0B", "above zero"),
+    "text that is tokens": ("--budget 1d --text 10B", "less than a kilobyte"),
     "text without a unit": ("--budget 1d --text 10", "no unit"),
     "a gain without a percent sign": (f"{MODEL} --gain 5", "no unit"),
+    "no gain, of what would not fit": ("llama-3.1-70b --gain 0%", "'0%' is not above zero"),
+    "tokens beyond numbers": (f"{MODEL} --tokens 1e999", "beyond all numbers"),
+    "a picture in no folder": ("--budget 1d --plot nowhere/x.png", "no folder nowhere"),
     "two lengths of a run": (f"{MODEL} --tokens 1B --budget 1d", "give one"),
     "the largest of one model": (f"{MODEL} --largest", "the model"),
     "a text for the largest": ("--largest --text 1GB", "--text"),
@@ -130,5 +134,5 @@ REFUSED = {
 def test_what_cannot_be_is_one_sentence_and_two(capsys, arguments, names):
     with pytest.raises(SystemExit) as ended:
         cli.main(["plan", *arguments.split()])
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and error.count("\n") == 1 and names in error
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and printed.err.count("\n") == 1 and names in printed.err and not printed.out

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from groundup.account.budget import Budget, format_bytes
-from groundup.account.cluster import KERNEL_SHARE, Cluster, Step, fitting_steps, holds
+from groundup.account.cluster import KERNEL_SHARE, Cluster, Step, fitting_steps, holds, possible_steps
 from groundup.account.cost import Cost
 from groundup.account.execution import Recompute
 from groundup.account.inference import Serving, cache_bytes, longest_sequence
@@ -37,7 +37,7 @@ from groundup.config import ModelConfig
 from groundup.errors import UsageError
 
 TOKENS_PER_PARAMETER = 20
-"""Tokens a parameter where none are given (Hoffmann et al. 2022)."""
+"""Tokens for each parameter that works on a token, where no number is given (Hoffmann et al. 2022, whose models have no others)."""
 FIRST_GUESS = KERNEL_SHARE
 """Utilization that is assumed until a layout is known."""
 MOST_EPOCHS = 16.0
@@ -48,6 +48,11 @@ READY_BYTES_PER_S = 1e30
 """The text is taken to be tokenized beforehand, on processors: at this rate even ``PLENTY_BYTES`` cost nothing."""
 LARGEST_VOCAB = 65_536
 """Vocabulary of the largest model: that of the rules at its size."""
+
+
+def usual_tokens(counted: Cost) -> int:
+    """Tokens to train on where no number is given: ``TOKENS_PER_PARAMETER`` times the active parameters."""
+    return TOKENS_PER_PARAMETER * counted.active_parameters
 
 
 class TrainedRun(NamedTuple):
@@ -81,12 +86,18 @@ class Fit:
 
     config: ModelConfig
     """The model."""
-    counted: Cost
-    """Its count."""
+    cost: Cost
+    """Its cost tree, of training."""
     steps: Sequence[Step]
     """The best step of each kind of layout."""
     training: TrainedRun
     """The run, in the first of them."""
+    sequences: int
+    """Sequences that a step was asked to have; each layout takes as many as its whole micro-batches come nearest to."""
+
+    def tried(self) -> Iterator[Step]:
+        """All steps that ``steps`` are the best of."""
+        return possible_steps(self.steps[0].spread.counted, self.steps[0].cluster, self.sequences)
 
 
 def lay_out(
@@ -115,7 +126,7 @@ def lay_out(
 
 def _sequences(once: Counted, tokens: float | None, batch_tokens: float | None = None) -> int:
     """Sequences of a step: of as many tokens as given, or as the rule for so many FLOPs says."""
-    flops = once.cost.flops_per_token_training * (tokens or TOKENS_PER_PARAMETER * once.cost.parameters)
+    flops = once.cost.flops_per_token_training * (tokens or usual_tokens(once.cost))
     return max(1, round((batch_tokens or choose_tokens_per_step(flops)) / once.seq_len))
 
 
@@ -129,21 +140,22 @@ def how_to_train(
     batch_tokens: float | None = None,
     mfu: float | None = None,
 ) -> Fit:
-    """Does it fit, in which layout, how long and how much; for ``tokens``, for those that a budget holds, or for 20 a parameter.
+    """Does it fit, in which layout, how long and how much; for ``tokens``, for those that a budget holds, or for the usual ones.
 
     Raises UsageError if no layout fits, saying how many devices would do, and for a budget too small for one step.
     """
     once = Counted(config, seq_len)
     counted = once.cost
-    wanted = tokens or TOKENS_PER_PARAMETER * counted.parameters
-    steps = fitting_steps(once, cluster.for_model(once), batch_size=_sequences(once, wanted, batch_tokens))
+    wanted = tokens or usual_tokens(counted)
+    sequences = _sequences(once, wanted, batch_tokens)
+    steps = fitting_steps(once, cluster.for_model(once), batch_size=sequences)
     if budget is not None:
         attained = (mfu or steps[0].mfu) * cluster.peak_flops
         seconds = budget.seconds_on(attainable_flops=attained, usd_per_hour=cluster.usd_per_hour)
         wanted = seconds * attained / counted.flops_per_token_training
         if wanted < steps[0].tokens:
             raise UsageError(f"--budget {budget} holds {wanted:,.0f} tokens, less than one step of {steps[0].tokens:,}: give more")
-    return Fit(config, counted, steps, train(steps[0], wanted, mfu=mfu))
+    return Fit(config, counted, steps, train(steps[0], wanted, mfu=mfu), sequences)
 
 
 @dataclass(frozen=True)
@@ -229,7 +241,7 @@ class Size(NamedTuple):
 
 
 def largest_model(cluster: Cluster, *, seq_len: int, mfu: float | None = None) -> tuple[list[Size], Fit]:
-    """The widest shape of the rules that trains in some layout, with its neighbours; and how it trains on 20 tokens a parameter.
+    """The widest shape of the rules that trains in some layout, with its neighbours; and how it trains on the usual tokens.
 
     Raises UsageError if not even the narrowest does.
     """
@@ -266,27 +278,18 @@ class Capacity:
 def serve(config: ModelConfig, cluster: Cluster, *, weight_bytes: float = 2.0, number_bytes: float = 2.0) -> Capacity:
     """The largest batch for contexts of 1,024 tokens, 4,096 and so on to the model's own, and the longest context of one sequence.
 
-    A number of the weights takes ``weight_bytes``, one of the cache ``number_bytes``. Devices are taken as one with the memory, bandwidth
-    and peak of all, which tensor parallelism comes near to within a node; what it sends is not counted.
+    A number of the weights takes ``weight_bytes``, one of the cache ``number_bytes``. Devices are taken as one (``Cluster.as_one``).
 
     Raises UsageError if the weights do not fit, saying how many devices they would.
     """
     cluster.check()
-    device, n = cluster.device, cluster.devices
-    together = dataclasses.replace(
-        device,
-        name=f"{n} x {device.name}",
-        memory_bytes=int(n * cluster.memory_limit),
-        bandwidth_bytes_per_s=None if device.bandwidth_bytes_per_s is None else n * device.bandwidth_bytes_per_s,
-        peak_flops={precision: n * peak for precision, peak in device.peak_flops.items()},
-        usd_per_hour=cluster.usd_per_hour,
-    )
+    together = cluster.as_one()
     held = {"weight_bytes": weight_bytes, "cache_bytes": number_bytes}
     weights = Serving(config, Inference(1, 1, **held), together, cluster.precision).weights_bytes
     spare = together.memory_bytes - weights
     if spare < cache_bytes(config, 1, number_bytes):
         raise UsageError(
-            f"the weights take {format_bytes(weights)} and {together.name} have {format_bytes(together.memory_bytes)} to give: use "
+            f"the weights take {format_bytes(weights)} of {together.name} with {format_bytes(together.memory_bytes)} to give: use "
             f"--devices {math.ceil(weights / cluster.memory_limit)} or more"
         )
     lengths = [length for i in range(5, 12) if (length := 4**i) < config.context_length] + [config.context_length]

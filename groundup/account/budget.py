@@ -79,8 +79,13 @@ def parse_tokens(text: str, flag: str = "--tokens") -> float:
 
 
 def parse_bytes(text: str, flag: str = "--text") -> float:
-    """Reads an amount of text: 10GB, 500MB, 2TB, a GB being 10^9 bytes. UsageError naming the flag as in ``parse_tokens``."""
-    return _scaled_amount(text, flag, {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "pb": 1e15}, "10GB, 500MB or 2TB")
+    """Reads an amount of text: 10GB, 500MB, 2TB, a GB being 10^9 bytes. UsageError naming the flag as in ``parse_tokens``, and for less
+    than a thousand bytes, as 10B is, which elsewhere is 10^10 tokens."""
+    examples = "10GB, 500MB or 2TB"
+    amount = _scaled_amount(text, flag, {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "pb": 1e15}, examples)
+    if amount < 1000:
+        raise UsageError(f"{flag} {_quoted(text)} is less than a kilobyte, a B being a byte; write it like {examples}")
+    return amount
 
 
 def parse_percent(text: str, flag: str = "--gain") -> float:
@@ -96,7 +101,7 @@ def _scaled_amount(text: str, flag: str, units: Mapping[str, float], examples: s
         )
     amount = float(found[1]) * units[found[2].lower()]
     if not 0 < amount < math.inf:
-        raise UsageError(f"{flag} {_quoted(text)} is not above zero; write it like {examples}")
+        raise UsageError(f"{flag} {_quoted(text)} is {'beyond all numbers' if amount else 'not above zero'}; write it like {examples}")
     return amount
 
 

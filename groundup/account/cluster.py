@@ -17,6 +17,7 @@ from groundup.account.budget import format_bytes
 from groundup.account.devices import Device
 from groundup.account.execution import GPU, Execution, Recompute
 from groundup.account.layout import Layout, divides
+from groundup.account.measured import find_ceilings, find_device
 from groundup.account.roofline import Ceilings, step_time
 from groundup.account.shards import slowdown
 from groundup.account.spread import Counted, Spread, Stage
@@ -32,7 +33,7 @@ LINK_SHARE = 0.8
 TRIAL_TOKENS = 8192
 """Tokens of a micro-batch for which the share of the peak is predicted."""
 USABLE_MEMORY = 0.92
-"""Part of a device's memory that training may take; the rest is for the driver, communication buffers and holes. Assumed."""
+"""Part of a device's memory that training or serving may take; the rest is for the driver, communication buffers and holes. Assumed."""
 MICRO_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Sequences at a time that are tried."""
 POLICIES: tuple[Recompute, ...] = ("none", "mlp", "layers")
@@ -84,6 +85,12 @@ class Cluster:
     ceilings: Ceilings | None = None
     """What one of them attains at best, if that is to be predicted."""
 
+    @classmethod
+    def of(cls, key: str, devices: int = 1) -> Cluster:
+        """So many of a device by its key, such as h100 or here, with its usual network and its ceilings; UsageError as ``find_device``."""
+        device = find_device(key)
+        return cls(device, devices, network_of(key, device), device.half_precision, ceilings=find_ceilings(key))
+
     def __str__(self) -> str:
         """For people: 8 x H100 SXM."""
         return f"{self.devices} x {self.device.name}"
@@ -131,8 +138,21 @@ class Cluster:
 
     @property
     def memory_limit(self) -> float:
-        """Bytes that training may take of one device."""
+        """Bytes that training or serving may take of one device."""
         return USABLE_MEMORY * self.device.memory_bytes
+
+    def as_one(self) -> Device:
+        """The devices as one with the memory, bandwidth and peak of all of them, for serving: tensor parallelism comes near to it within a
+        node; what it sends is not counted."""
+        n, device = self.devices, self.device
+        return dataclasses.replace(
+            device,
+            name=str(self),
+            memory_bytes=int(n * self.memory_limit),
+            bandwidth_bytes_per_s=None if device.bandwidth_bytes_per_s is None else n * device.bandwidth_bytes_per_s,
+            peak_flops={precision: n * peak for precision, peak in device.peak_flops.items()},
+            usd_per_hour=self.usd_per_hour,
+        )
 
     def link(self, devices: int, apart: int = 1) -> float:
         """Bytes a second that a device sends to a ring of so many, of whom each is so many devices from the next.
@@ -356,7 +376,7 @@ def best_steps(counted: Counted, cluster: Cluster, *, batch_size: int) -> list[S
     if not kinds:
         raise UsageError(
             f"{cluster.devices} devices cannot share a step of {batch_size} sequences of a model of {len(counted.config.layers)} layers: "
-            f"give fewer devices, or a larger --batch-tokens"
+            f"give fewer devices, or for a given model a larger --batch-tokens"
         )
     return sorted(kinds.values(), key=_rank)
 

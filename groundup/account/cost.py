@@ -74,11 +74,6 @@ class Cost:
         return self.tree.all_weights
 
     @property
-    def flops_per_token_forward(self) -> float:
-        """Model FLOPs of a forward pass over a token, averaged over the sequence."""
-        return self.tree.forward_flops / self.seq_len
-
-    @property
     def flops_per_token_training(self) -> float:
         """Model FLOPs of forward and backward over a token, averaged over the sequence."""
         return self.tree.training_flops / self.seq_len

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from groundup.config import ATTENTION_BLOCK
+
 Recompute = Literal["none", "attention", "mlp", "layers"]
 """What backward computes again from its input instead of keeping it (Chen et al. 2016): each layer's attention, its MLP, or all of it."""
 
@@ -15,7 +17,7 @@ class Execution:
 
     precision: Literal["fp32", "bf16"] = "fp32"
     """Type of activations; weights, gradients and moments are fp32 masters in both."""
-    attention_block: int | None = 128
+    attention_block: int | None = ATTENTION_BLOCK
     """Queries a block of an attention that keeps its probabilities; None is a fused kernel that recomputes them."""
     fused_norm: bool = True
     """Whether a norm keeps its output only, or also its input."""

@@ -52,9 +52,13 @@ class Serving:
     """Inference on a device: memory, and the roofline's seconds, which no kernel beats and good ones come near."""
 
     config: ModelConfig
+    """The model."""
     requests: Inference
+    """What it answers, and in which types it is held."""
     device: Device
+    """One device, or several as one (``Cluster.as_one``)."""
     precision: str = "bf16"
+    """In which it multiplies."""
 
     @cached_property
     def cost(self) -> Cost:

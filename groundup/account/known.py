@@ -95,6 +95,8 @@ def open_config(model: str, translate: Callable[[dict[str, Any], str], ModelConf
     path = Path(model)
     if path.is_dir():
         path = path / "config.json"
+        if model and not path.is_file():
+            raise UsageError(f"{model}: a folder without a config.json; give one that has it, or a known model such as llama-3.1-8b")
     if not path.is_file():
         return known_model(model)
     try:

@@ -168,6 +168,7 @@ _WORDS = {
     "vpp": "interleave",
     "experts": "expert",
     "interleaved": "interleave",
+    "overlapped": "overlap",
 }
 """What others call the fields."""
 
@@ -180,7 +181,8 @@ def parse_layout(text: str) -> Layout:
     if text.strip().lower() == "one device":
         return Layout()
     found: dict[str, int] = {}
-    plain = re.sub(r"[(),]|\bx\b", " ", text.lower()).replace("overlapped", "overlap 1")
+    plain = re.sub(r"[(),]|\bx\b", " ", text.lower())
+    plain = re.sub(r"\boverlap(ped)?\b(?!\s*[=:]?\s*\d)", "overlap 1", plain)
     words = re.sub(r"(?<=[a-z])[-:=]?(?=\d)", " ", plain).replace("=", " ").split()
     for name, number in zip(words[::2], [*words[1::2], ""], strict=False):
         field = _WORDS.get(name, name)

@@ -42,6 +42,10 @@ class Measured:
     own_share: float = 1.0
     """Part of the processor's time that this process had while it measured; well below 1, others were at work and the rates are low."""
 
+    def __post_init__(self) -> None:
+        if not self.ceilings or self.memory_bytes < 1 or self.threads < 1:
+            raise UsageError(f"{self.kind}: a measurement has ceilings, and memory_bytes and threads of at least 1")
+
     def device(self) -> Device:
         """It as a row of the table of devices, its peak the best product that was measured or the datasheet's."""
         training, largest = self.ceilings[0], self.ceilings[0].bandwidths[-1][1]
@@ -86,13 +90,17 @@ def load_measured(kind: str = "here", folder: Path | None = None) -> Measured:
         path = folder / f"machine-{name}.json"
         if path.is_file():
             try:
-                values = json.loads(path.read_text())
+                values = json.loads(path.read_text(), parse_constant=_refuse)
                 if isinstance(values, dict):
                     return from_dict(Measured, values, str(path))
                 raise UsageError("not an object")
             except (OSError, ValueError, UsageError) as e:
                 raise UsageError(f"{path}: no measurement ({e}); run `groundup doctor` again") from e
     raise UsageError(f"device {kind!r}: nothing was measured yet (no {folder / 'machine-*.json'}); run `groundup doctor` first")
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is no number")
 
 
 def find_device(key: str) -> Device:

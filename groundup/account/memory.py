@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from groundup.account.component import Component, Weight
+from groundup.account.component import Weight
 from groundup.account.cost import Cost, cost
-from groundup.account.execution import CPU as CPU
-from groundup.account.execution import GPU as GPU
-from groundup.account.execution import Execution as Execution
+from groundup.account.execution import CPU, Execution
 from groundup.account.saved import NORM, NORMS, OUT_NORM, SAVED, WORKING, Sizes, lines, norm_bytes, norm_working
 from groundup.account.workload import Training
 from groundup.config import PRIOR_GATE_WIDTH, SOAP_SIDE, Attention, LatentAttention, ModelConfig
@@ -119,11 +117,6 @@ def kept_bytes(config: ModelConfig, workload: Training) -> dict[str, int]:
         for i, layer in enumerate(layers)
         for part, held in layer.items()
     }
-
-
-def state_bytes(component: Component, *, matrices: str = "muon", others: str = "adamw") -> int:
-    """Bytes of fp32 masters, gradients and moments of a component's parameters; UsageError for a method that is not known."""
-    return 4 * (2 * component.parameters + optimizer_numbers(component.all_weights, matrices, others))
 
 
 def training_memory(

@@ -259,7 +259,7 @@ def step_time(
 ) -> StepTime:
     """Predicts the time of a training step on one device.
 
-    Where the workload says not how it is computed, it is as the decoder does on what ``ceilings`` describe: ``GPU`` where dispatch
+    Where the workload does not say how it is computed, it is as the decoder does it on what ``ceilings`` describe: ``GPU`` where dispatch
     overlaps, else ``CPU``. What the loader does is not in it, nor is communication.
     Raises UsageError for sizes or methods that make no sense.
     """

@@ -34,7 +34,7 @@ NO_DIFFERENCE = 0.01
 """Bits a byte for which no time is spent where the text is used up: a model far too large for it would win by less."""
 
 MEMORY_SHARE = 0.8
-"""Part of the memory that training may take."""
+"""Part of a machine's memory that a run of ours may take, its tokens and counts beside it (a layout: ``cluster.USABLE_MEMORY``)."""
 
 WIDTHS = (
     *(64, 96, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1280, 1536, 2048),

@@ -17,10 +17,7 @@ from typing import NamedTuple
 from groundup.account.attention_work import key_blocks
 from groundup.account.execution import Execution
 from groundup.account.tree import executed_pairs
-from groundup.config import DELTA_CHUNK, GATED, Attention, Dense, Experts, LatentAttention, Layer, LinearMixer, Norm
-
-ATTENTION_BLOCK = 128
-"""Queries a block of the attention that runs on every device where no fused kernel knows the scores (``kernels.attention.BLOCK``)."""
+from groundup.config import ATTENTION_BLOCK, DELTA_CHUNK, GATED, Attention, Dense, Experts, LatentAttention, Layer, LinearMixer, Norm
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from groundup.account.cost import Cost, cost
 from groundup.account.execution import CPU
-from groundup.account.memory import kept_bytes, training_memory
+from groundup.account.memory import Moment, kept_bytes, training_memory
 from groundup.account.rules import WIDTHS, shape_of_width
 from groundup.account.workload import Training
 from groundup.config import ModelConfig
@@ -38,15 +38,6 @@ class SizeShares(NamedTuple):
     """Part of the FLOPs, 0 to 1, of each of ``NAMES``."""
 
 
-class Stage(NamedTuple):
-    """A moment of a training step."""
-
-    phase: str
-    """forward, loss, backward or optimizer."""
-    categories: dict[str, int]
-    """Bytes by what they are for."""
-
-
 def shares_of(counted: Cost, *, layers_times: int = 1) -> dict[str, float]:
     """Shares of a model's training FLOPs by part, its layers taken so many times; they sum to 1."""
     found = dict.fromkeys(NAMES, 0.0)
@@ -70,20 +61,20 @@ def shares_by_size(*, vocab_size: int, seq_len: int, widths: Sequence[int] = WID
     return found
 
 
-def step_timeline(config: ModelConfig, workload: Training) -> list[Stage]:
+def step_timeline(config: ModelConfig, workload: Training) -> list[Moment]:
     """Bytes of a training step from its first layer on: ``training_memory``'s moments, which begin at the loss, after the forward pass
-    during which each layer adds what it keeps for backward."""
+    during which each layer adds what it keeps for backward. Each is named by its phase: forward, loss, backward or optimizer."""
     memory, run = training_memory(config, workload), workload.run or CPU
     first, kept = memory.timeline[0], kept_bytes(config, workload)
     each = [kept[f"layers.{i}.mixer"] + kept[f"layers.{i}.mlp"] for i in range(len(config.layers))]
     saved = first.categories["activations"] - sum(each)
-    stages = []
+    moments = []
     for layer in (0, *each):
         saved += layer
         live = first.categories | {"activations": saved, "working buffers": 0}
         holes = run.allocator_overhead * sum(n for name, n in live.items() if name != "allocator")
-        stages.append(Stage("forward", live | {"allocator": round(holes)}))
-    return stages + [Stage(_phase(moment.name), dict(moment.categories)) for moment in memory.timeline]
+        moments.append(Moment("forward", live | {"allocator": round(holes)}))
+    return moments + [Moment(_phase(moment.name), dict(moment.categories)) for moment in memory.timeline]
 
 
 def _phase(name: str) -> str:

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-BLOCK = 128  # queries a block: at T = 256 as fast as 64 for many rows and faster for few, where every operation counts (docs/lab.md)
+from groundup.config import ATTENTION_BLOCK
+
+BLOCK = ATTENTION_BLOCK  # at T = 256 as fast as 64 for many rows and faster for few, where every operation counts (docs/lab.md)
 HAS_TRITON = find_spec("triton") is not None  # looked for, not imported; a constant, so that torch.compile sees no branch
 
 

@@ -1,4 +1,5 @@
-"""Charts of what a model costs: FLOP shares by model size, a step's memory and its parts under the roofline, how a budget was divided."""
+"""Charts of what a model costs: FLOP shares by model size, a step's memory and its parts under the roofline, how a budget was divided,
+and the layouts that were tried."""
 
 from __future__ import annotations
 
@@ -8,11 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groundup.account.answers import BestModel
+from groundup.account.answers import BestModel, Fit
 from groundup.account.budget import format_flops
+from groundup.account.cluster import Step
 from groundup.account.law import FLOPS_PER_PARAMETER_TOKEN, LAWS
+from groundup.account.layout import Layout
+from groundup.account.memory import Moment
 from groundup.account.roofline import StepTime, Timed
-from groundup.account.shares import NAMES, SizeShares, Stage
+from groundup.account.rules import figures
+from groundup.account.shares import NAMES, SizeShares
 from groundup.report.figure import (
     BLUE,
     CYCLE,
@@ -43,19 +48,20 @@ BYTE_COLOURS = {
     "working buffers": ORANGE,
     "allocator": MUTED,
 }
+LAYOUT_COLOURS = {"data": BLUE, "tensor": GREEN, "pipeline": PURPLE, "both": VERMILLION}
 SPARE_COLOURS = (PURPLE, YELLOW, INK)
 BILLION = 1e9
 
 
 def save_accounts(
-    path: Path, name: str, parameters: int, sizes: Sequence[SizeShares], stages: Sequence[Stage], timed: StepTime, *, step: str
+    path: Path, name: str, parameters: int, sizes: Sequence[SizeShares], moments: Sequence[Moment], timed: StepTime, *, step: str
 ) -> Path:
     """Writes the three charts side by side; UsageError for a file that is neither .png nor .svg."""
 
     def paint(figure: Figure) -> None:
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
         paint_shares(left, sizes, name, parameters)
-        paint_stages(middle, stages, step)
+        paint_moments(middle, moments, step)
         paint_roofline(right, timed)
 
     return save(path, paint, (16.0, 4.4))
@@ -69,7 +75,9 @@ def save_choice(path: Path, best: BestModel) -> Path:
         shown = [s for s in best.shapes if s.loss < 1.25 * min(shape.loss for shape in best.shapes)]
         low, high = 0.7 * min(s.parameters for s in shown), 1.4 * max(s.parameters for s in shown)
         sizes = [low * (high / low) ** (i / 200) for i in range(201)]
-        products = best.plan.flops / FLOPS_PER_PARAMETER_TOKEN
+        # of the whole budget, though the text may be used up before it is
+        flops = max(s.tokens * figures(s.config, best.plan.seq_len).flops_per_token for s in best.shapes)
+        products = flops / FLOPS_PER_PARAMETER_TOKEN
         laws = [(name, law) for name, law in LAWS.items() if law.unit == best.law.unit]
         for (name, law), colour in zip(laws, (BLUE, VERMILLION, GREEN), strict=False):
             losses = [law.loss(n, products / n, best.unique_tokens) for n in sizes]
@@ -82,11 +90,53 @@ def save_choice(path: Path, best: BestModel) -> Path:
         axes.set(
             xscale="log", xlim=(low / BILLION, high / BILLION), xlabel="parameters (billions)", ylabel=f"predicted loss ({best.law.unit})"
         )
-        axes.set_title(f"{format_flops(best.plan.flops)}: more parameters, or more tokens (dots: the shapes compared)")
+        axes.set_title(f"{format_flops(flops)}: more parameters, or more tokens (dots: the shapes compared)")
         log_ticks(axes.xaxis, low / BILLION, high / BILLION)
         label_ends(axes, labels)
 
     return save(path, paint, (7.0, 4.4))
+
+
+def save_layouts(path: Path, name: str, fit: Fit) -> Path:
+    """Writes utilization against memory of every step that was tried, what does not fit in grey, and names the best of each kind."""
+
+    def paint(figure: Figure) -> None:
+        axes, tried = figure.subplots(), list(fit.tried())
+        paint_layouts(axes, tried, fit.steps[0])
+        spread = "; triangles spread experts" if any(step.layout.expert > 1 for step in tried) else ""
+        axes.set_title(f"{name} on {fit.steps[0].cluster}: layouts with micro-batch and recomputation{spread}")
+
+    return save(path, paint, (11.0, 4.6))
+
+
+def paint_layouts(axes: Axes, tried: Sequence[Step], chosen: Step) -> None:
+    """A dot for each step that was tried, up to eight times the memory there is; kinds by colour, triangles where experts are spread."""
+    limit = chosen.cluster.memory_limit / 1e9
+    best: dict[str, Step] = {}
+    for step in sorted(tried, key=lambda step: step.mfu):
+        kind, look = _kind(step.layout), {"markersize": 5.0, "markeredgecolor": PAPER, "markeredgewidth": 0.3}
+        colour = LAYOUT_COLOURS[kind] if step.fits else MUTED
+        dot = "^" if step.layout.expert > 1 else "o"
+        axes.plot(step.n_bytes / 1e9, 100 * step.mfu, dot, color=colour, alpha=1.0 if step.fits else 0.3, **look)
+        if step.fits:
+            best[kind] = step
+    axes.plot(chosen.n_bytes / 1e9, 100 * chosen.mfu, "o", color="none", markersize=13, markeredgecolor=INK, markeredgewidth=1.5)
+    sizes = [step.n_bytes / 1e9 for step in tried]
+    low, high = 0.8 * min(sizes), min(8 * limit, 1.15 * max(*sizes, limit))
+    axes.set(xscale="log", xlim=(low, high), xlabel="memory of the fullest device (GB)", ylabel="model FLOPs utilization (%)")
+    axes.set_ylim(0, 112 * max(step.mfu for step in tried))
+    axes.axvline(limit, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+    place = {"xytext": (-5, -12), "textcoords": "offset points", "ha": "right"}
+    axes.annotate(f"{limit:.3g} GB to give", (limit, axes.get_ylim()[1]), color=INK, **place)
+    log_ticks(axes.xaxis, low, high)
+    label_ends(axes, [(100 * step.mfu, f"{step.mfu:.1%}  {step.layout}", LAYOUT_COLOURS[kind]) for kind, step in best.items()])
+
+
+def _kind(layout: Layout) -> str:
+    """Which of tensor parallelism and a pipeline a layout has beside data parallelism."""
+    if layout.pipeline > 1:
+        return "both" if layout.tensor > 1 else "pipeline"
+    return "tensor" if layout.tensor > 1 else "data"
 
 
 def paint_shares(axes: Axes, sizes: Sequence[SizeShares], name: str, parameters: int) -> None:
@@ -110,23 +160,24 @@ def paint_shares(axes: Axes, sizes: Sequence[SizeShares], name: str, parameters:
         )
 
 
-def paint_stages(axes: Axes, stages: Sequence[Stage], step: str) -> None:
+def paint_moments(axes: Axes, moments: Sequence[Moment], step: str) -> None:
     """Stacked bytes over the moments of a step, its phases named below."""
-    x = list(range(len(stages)))
-    names = list(dict.fromkeys(name for stage in stages for name in stage.categories))
-    columns = {name: [stage.categories.get(name, 0) / BILLION for stage in stages] for name in names}
+    x = list(range(len(moments)))
+    names = list(dict.fromkeys(name for moment in moments for name in moment.categories))
+    columns = {name: [moment.categories.get(name, 0) / BILLION for moment in moments] for name in names}
     columns = {name: column for name, column in columns.items() if any(column)}
     spare = itertools.cycle(SPARE_COLOURS)
     _stack(axes, x, columns, {name: BYTE_COLOURS.get(name) or next(spare) for name in columns})
-    totals = [sum(stage.categories.values()) / BILLION for stage in stages]
+    totals = [sum(moment.categories.values()) / BILLION for moment in moments]
     axes.set(xlim=(0, x[-1]), ylim=(0, 1.12 * max(totals)), ylabel="memory (GB)")
     axes.set_title(f"Memory of a step: {step}")
     at = max(x, key=totals.__getitem__)
+    side = "right" if at > 0.8 * x[-1] else "left" if at < 0.2 * x[-1] else "center"  # within the axes: names stand beside them
     axes.annotate(
-        f"peak {totals[at]:.3g} GB", (at, totals[at]), xytext=(0, 5), textcoords="offset points", ha="center", color=INK, fontweight="bold"
+        f"peak {totals[at]:.3g} GB", (at, totals[at]), xytext=(0, 5), textcoords="offset points", ha=side, color=INK, fontweight="bold"
     )
-    starts = [i for i in x if i == 0 or stages[i].phase != stages[i - 1].phase]
-    spans = [(start, stop, stages[start].phase) for start, stop in itertools.pairwise([*starts, x[-1] + 1])]
+    starts = [i for i in x if i == 0 or moments[i].name != moments[i - 1].name]
+    spans = [(start, stop, moments[start].name) for start, stop in itertools.pairwise([*starts, x[-1] + 1])]
     wide = [span for span in spans if span[1] - span[0] > 0.06 * len(x)]
     axes.set_xticks([(start + stop - 1) / 2 for start, stop, _ in wide], [phase for *_, phase in wide])
     for start in starts[1:]:

@@ -101,12 +101,18 @@ def test_tokens_are_twenty_a_parameter_unless_given():
     assert how_to_train(config, h100(1), seq_len=2048).training.tokens == 20 * 134_515_008
 
 
+def test_the_answer_is_the_best_of_what_was_tried():
+    fit = how_to_train(known_model("llama-3.1-8b"), h100(8), seq_len=4096)
+    tried = [step for step in fit.tried() if step.fits]
+    assert len(tried) > len(fit.steps) and max(step.mfu for step in tried) == pytest.approx(fit.steps[0].mfu, rel=1e-3)
+
+
 def test_the_largest_model_fits_and_the_next_does_not():
     sizes, fit = largest_model(h100(1), seq_len=2048)
     best = next(i for i, size in enumerate(sizes) if size.config == fit.config)
     assert sizes[best].fits and not any(size.fits for size in sizes[best + 1 :]) and sizes[best + 1 :]
     assert holds(Counted(fit.config, 2048), h100(1)) and fit.steps[0].fits
-    assert largest_model(h100(8), seq_len=2048)[1].counted.parameters > 4 * fit.counted.parameters
+    assert largest_model(h100(8), seq_len=2048)[1].cost.parameters > 4 * fit.cost.parameters
 
 
 def test_more_context_leaves_room_for_fewer_sequences():

@@ -85,6 +85,11 @@ def test_layouts_are_read_in_others_words(text):
     assert parse_layout(text) == Layout(8, 4, 2, zero=1)
 
 
+@pytest.mark.parametrize("text", ["dp16 ep8 overlap", "data 16 overlap expert 8", "ep 8, overlapped, dp 16", "dp16 ep8 overlap=1"])
+def test_overlap_needs_no_number(text):
+    assert parse_layout(text) == Layout(16, expert=8, overlap=True)
+
+
 @pytest.mark.parametrize(
     "text, says",
     [("", "empty"), ("data", "whole number"), ("data 2.5", "whole number"), ("rows 3", "'rows' is no part"), ("dp2 dp2", "twice")],

@@ -1,6 +1,7 @@
 """What the doctor found out, in a file: written, read again, and refused with what to do."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -55,7 +56,11 @@ def test_without_a_measurement_the_doctor_is_named(key):
             find(key)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"kind": "cpu"})])
+EMPTY = json.dumps(asdict(MEASURED) | {"ceilings": []})
+NO_NUMBER = json.dumps(asdict(replace(MEASURED, ceilings=(replace(CEILINGS, dispatch_s=float("nan")),))))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", json.dumps({"kind": "cpu"}), EMPTY, NO_NUMBER])
 def test_a_damaged_file_is_named(folder, text):
     folder.mkdir()
     (folder / "machine-cpu.json").write_text(text)

@@ -40,24 +40,31 @@ def test_shares_are_the_cost_trees():
 
 
 def test_a_step_climbs_to_the_loss_and_is_the_memorys_timeline_from_there():
-    stages = step_timeline(MODEL, Training(256, 2, run=GPU, matrices="adamw"))
+    moments = step_timeline(MODEL, Training(256, 2, run=GPU, matrices="adamw"))
     timeline = training_memory(MODEL, Training(256, 2, run=GPU, matrices="adamw")).timeline
-    forward = [stage for stage in stages if stage.phase == "forward"]
-    assert len(forward) == 31 and [stage.categories for stage in stages[31:]] == [moment.categories for moment in timeline]
-    kept = [stage.categories["activations"] for stage in forward]
+    forward = [moment for moment in moments if moment.name == "forward"]
+    assert len(forward) == 31 and [moment.categories for moment in moments[31:]] == [moment.categories for moment in timeline]
+    kept = [moment.categories["activations"] for moment in forward]
     assert kept == sorted(kept) and kept[-1] == timeline[0].categories["activations"] and kept[0] < 0.1 * kept[-1]
-    assert [phase for phase in dict.fromkeys(stage.phase for stage in stages)] == ["forward", "loss", "backward", "optimizer"]
+    assert [phase for phase in dict.fromkeys(moment.name for moment in moments)] == ["forward", "loss", "backward", "optimizer"]
 
 
-@pytest.mark.parametrize("arguments", ["cost smollm2-135m --seq-len 256", "plan --budget 1h"])
-def test_pictures_stand_alone(capsys, tmp_path, arguments):
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ("cost smollm2-135m --seq-len 256", "parameters (billions)"),
+        ("plan --budget 1h", "parameters (billions)"),
+        ("plan llama-2-7b --devices 4", "data 4 (ZeRO-3)"),
+    ],
+)
+def test_pictures_stand_alone(capsys, tmp_path, arguments, says):
     for name in ("picture.png", "picture.svg"):
         cli.main([*arguments.split(), "--plot", str(tmp_path / name)])
         assert f"wrote {tmp_path / name}" in capsys.readouterr().out.replace("\n", "")
     assert (tmp_path / "picture.png").read_bytes().startswith(PNG)
     drawn = ET.parse(tmp_path / "picture.svg").getroot()
     words = "".join(drawn.itertext())
-    assert drawn.tag.endswith("svg") and "parameters (billions)" in words
+    assert drawn.tag.endswith("svg") and says in words
     assert ("FLOPs a byte" in words and "weighted values" in words) == arguments.startswith("cost")
 
 
